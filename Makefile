@@ -1,0 +1,66 @@
+# make demo · make test · make lint · make bench; each installs what it needs into .venv first.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
+OUT := out
+
+# Where a ROS 2 is sourced, its rclpy and messages are used; else they come as wheels.
+ifeq ($(strip $(ROS_DISTRO)),)
+VENV_OPTIONS :=
+ROS_REQUIREMENTS := -r requirements/ros-wheels.txt
+else
+VENV_OPTIONS := --system-site-packages
+ROS_REQUIREMENTS :=
+endif
+
+# An image is larger than Fast DDS's default shared-memory segment: without the profile most frames
+# between two processes are lost (docs/troubleshooting.md). Never leave this host.
+export FASTRTPS_DEFAULT_PROFILES_FILE := $(CURDIR)/config/fastdds_large_images.xml
+export FASTDDS_DEFAULT_PROFILES_FILE := $(FASTRTPS_DEFAULT_PROFILES_FILE)
+export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
+
+.PHONY: help demo test lint bench setup setup-development clean
+help:
+	@echo 'make demo    sample drive -> player -> node -> recorder -> report, in $(OUT)/demo'
+	@echo 'make test    lint and the whole test suite'
+	@echo 'make lint    ruff, mypy, import-linter'
+	@echo 'make clean   remove $(OUT) and $(VENV)'
+
+demo: setup
+	$(BIN)/python -m vq_anomaly_ros.replay.demo --out $(OUT)/demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: setup-development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+setup: $(VENV)/.runtime
+setup-development: $(VENV)/.development
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo 'make: $(PYTHON) is too old or lacks venv: apt install python3-venv (Python >= 3.11)'; \
+	  exit 1; }
+	$(PYTHON) -m venv $(VENV_OPTIONS) $(VENV)
+
+$(VENV)/.runtime: requirements/runtime.txt requirements/ros-wheels.txt constraints.txt | $(BIN)/python
+	@echo 'installing what the node and the replay need into $(VENV) (about 0.8 GB, once)'
+	$(PIP) -r requirements/runtime.txt $(ROS_REQUIREMENTS)
+	@touch $@
+
+$(VENV)/.development: requirements/training.txt requirements/development.txt $(VENV)/.runtime
+	@echo 'installing what training and tests need into $(VENV) (about 1.6 GB more, once)'
+	$(PIP) -r requirements/training.txt -r requirements/development.txt
+	$(PIP) --no-deps efficientnet-lite-pytorch
+	@touch $@
+
+clean:
+	rm -rf $(OUT) $(VENV) build install log
