@@ -1,0 +1,1 @@
+"""Anomaly segmentation of camera images on vehicles: a plain detector with a thin ROS 2 face."""

@@ -1,0 +1,1 @@
+"""The detector without ROS: frames in, labels, calibrated scores and masks out."""

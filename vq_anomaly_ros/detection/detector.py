@@ -1,0 +1,184 @@
+"""Frames in, labels, calibrated scores and masks out; no ROS here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, get_args
+
+import cv2
+import numpy as np
+
+from vq_anomaly_ros.detection import model_file
+from vq_anomaly_ros.detection.calibration import Calibration, check_target_fpr
+from vq_anomaly_ros.detection.engines import Engine, EngineError, open_engine
+from vq_anomaly_ros.detection.model_file import ModelFile, ModelFileError, ModelInfo
+from vq_anomaly_ros.images import Frame
+
+OutputSize = Literal['network', 'camera']
+_TO_RGB = {'bgr': cv2.COLOR_BGR2RGB, 'mono': cv2.COLOR_GRAY2RGB}
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """What a detector is made of.
+
+    model: path of the model file; backend: see engines.open_engine; output_size: 'camera' (the
+    frame's size) or 'network' (the score map's size); target_fpr: false-positive rate of the mask,
+    in (0, 1); threads: 0 = the runtime's choice; with_labels, with_codes: whether to compute them,
+    where the model has them.
+    """
+
+    model: Path
+    backend: str = 'auto'
+    output_size: OutputSize = 'camera'
+    target_fpr: float = 1e-3
+    threads: int = 0
+    with_labels: bool = True
+    with_codes: bool = False
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What the detector says of one frame; every array owns its memory.
+
+    H, W: the frame's size or the score map's, as configured; h, w: the score map's.
+    labels: uint8 [H, W], class id, None where the model has no classes or they are not asked for;
+    score: float32 [H, W], calibrated, in [0, 1]; anomaly_mask: uint8 [H, W], 0 or 255, judged at
+    the score map's size; raw_score: float32 [h, w], as the network says it; codes: int32 [h, w],
+    index of the nearest codevector, or None; obstacles: empty in this version.
+    """
+
+    labels: np.ndarray | None
+    score: np.ndarray
+    anomaly_mask: np.ndarray
+    raw_score: np.ndarray
+    codes: np.ndarray | None
+    obstacles: tuple[Any, ...] = ()
+
+
+class Detector:
+    """Anomaly segmentation of frames of any size, one or several at a time.
+
+    The same frame gives the same bits, alone or in whatever place of a batch of the same size.
+    Not for use by several threads at once.
+    """
+
+    info: ModelInfo
+    model: ModelFile
+    engine: Engine
+    calibration: Calibration
+
+    def __init__(self, config: DetectorConfig) -> None:
+        """Read the model and open an engine; raises ModelFileError, EngineError, ValueError."""
+        if config.output_size not in get_args(OutputSize):
+            raise ValueError(
+                f'the output size {config.output_size!r} is unknown: '
+                f'use {" or ".join(get_args(OutputSize))}'
+            )
+        self.config = config
+        self.target_fpr = config.target_fpr
+        self.model = model_file.read(config.model)
+        self.info = self.model.info
+        self.calibration = _calibration_of(self.model)
+        outputs = _outputs_of(self.info, config)
+        self.engine = open_engine(self.model, config.backend, outputs, config.threads)
+        self._scratch = np.empty((*self.info.input_size, 3), np.uint8)
+        self._scratch_mono = np.empty(self.info.input_size, np.uint8)
+
+    @property
+    def target_fpr(self) -> float:
+        """False-positive rate of the mask on a drive like that of the calibration, in (0, 1)."""
+        return self._target_fpr
+
+    @target_fpr.setter
+    def target_fpr(self, value: float) -> None:
+        self._target_fpr = check_target_fpr(value)
+
+    def detect(self, frames: Sequence[Frame]) -> list[Detection]:
+        """One detection a frame, in order; the frames may differ in size and channel order.
+
+        Raises EngineError where the runtime fails or the network returns what is no number.
+        """
+        if not frames:
+            return []
+        buffer = self.engine.input_buffer(len(frames))
+        for frame, target in zip(frames, buffer, strict=True):
+            self._stretch(frame, target)
+        results = self.engine.infer(len(frames))
+        if not np.isfinite(results['score']).all():
+            raise EngineError(
+                f'{self.model.path}: the scores of {self.engine.description} are not all finite: '
+                'the model is damaged or overflows, export it again and see its parity report'
+            )
+        return [self._detection(frame, results, i) for i, frame in enumerate(frames)]
+
+    def close(self) -> None:
+        """Release the engine; the detector cannot be used any more."""
+        self.engine.close()
+
+    def __enter__(self) -> Detector:
+        """Return the detector itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def _stretch(self, frame: Frame, target: np.ndarray) -> None:
+        """Frame -> target uint8 [h, w, 3] RGB: linear, half-pixel centres, no antialiasing."""
+        height, width = self.info.input_size
+        if frame.order == 'rgb':
+            cv2.resize(frame.pixels, (width, height), target, interpolation=cv2.INTER_LINEAR)
+            return
+        scratch = self._scratch if frame.order == 'bgr' else self._scratch_mono
+        cv2.resize(frame.pixels, (width, height), scratch, interpolation=cv2.INTER_LINEAR)
+        cv2.cvtColor(scratch, _TO_RGB[frame.order], target)
+
+    def _detection(self, frame: Frame, results: dict[str, np.ndarray], i: int) -> Detection:
+        raw = results['score'][i].copy()
+        score = self.calibration.apply(raw)
+        mask = np.where(score > np.float32(1 - self.target_fpr), np.uint8(255), np.uint8(0))
+        labels = results['labels'][i] if 'labels' in results else None
+        codes = results['codes'][i].copy() if 'codes' in results else None
+        size = frame.size if self.config.output_size == 'camera' else self.info.map_size
+        return Detection(
+            labels=None if labels is None else _resized(labels, size, cv2.INTER_NEAREST_EXACT),
+            score=_resized(score, size, cv2.INTER_LINEAR),
+            anomaly_mask=_resized(mask, size, cv2.INTER_NEAREST_EXACT),
+            raw_score=raw,
+            codes=codes,
+        )
+
+
+def _resized(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
+    """A resized copy of an image [h, w]; half-pixel centres for both interpolations used here."""
+    if image.shape == size:
+        return image.copy()
+    return cv2.resize(image, (size[1], size[0]), interpolation=interpolation)
+
+
+def _outputs_of(info: ModelInfo, config: DetectorConfig) -> list[str]:
+    available = info.output_layouts()
+    wanted = ['score']
+    if config.with_labels and 'labels' in available:
+        wanted.append('labels')
+    if config.with_codes and 'codes' in available:
+        wanted.append('codes')
+    return wanted
+
+
+def _calibration_of(model: ModelFile) -> Calibration:
+    if model.info.calibration is None:
+        raise ModelFileError(
+            f'{model.path}: the model has no calibration table, so its scores have no scale; '
+            'export it again with `python -m training.export`'
+        )
+    return Calibration.from_dict(model.info.calibration)
