@@ -1,0 +1,95 @@
+"""Terms of the objective: closed forms, empty sets, gradients in the right direction."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from training.data.street import PASTED, VOID
+from training.methods.codebook import losses
+from training.methods.codebook.task import one_cycle, restart, usage
+
+
+def scores(*values: float) -> torch.Tensor:
+    """Scores of two classes at len/2 positions in a row: a0, b0, a1, b1 ..."""
+    return torch.tensor(values).view(-1, 2).T.reshape(1, 2, 1, -1).requires_grad_()
+
+
+def row(*labels: int) -> torch.Tensor:
+    return torch.tensor(labels).view(1, 1, -1)
+
+
+def test_segmentation_is_the_cross_entropy_of_known_positions_alone() -> None:
+    value = losses.segmentation(scores(0.5, 0.3, 9.0, -9.0, 9.0, -9.0), row(0, VOID, PASTED), 0.1)
+    assert value.item() == pytest.approx(math.log(1 + math.exp(-2.0)), rel=1e-5)
+
+
+def test_attraction_of_an_own_score_below_the_bound() -> None:
+    value = losses.attraction(scores(0.5, 0.95, 0.95, 0.2), row(0, 0), above=0.9)
+    assert value.item() == pytest.approx((0.4**2 + 0.0) / 2, rel=1e-5)
+
+
+def test_repulsion_of_the_best_class_alone() -> None:
+    value = losses.repulsion(scores(0.7, 0.1, 0.3, 0.2), row(VOID, VOID) == VOID, below=0.4)
+    assert value.item() == pytest.approx((0.3**2 + 0.0) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize('label', [VOID, PASTED])
+def test_terms_without_positions_are_zero_and_have_a_gradient(label: int) -> None:
+    class_scores = scores(0.5, 0.3)
+    total = (
+        losses.segmentation(class_scores, row(label), 0.1)
+        + losses.attraction(class_scores, row(label), 0.9)
+        + losses.repulsion(class_scores, row(label) == 0, 0.2)
+    )
+    total.backward()
+    assert total.item() == 0.0
+    assert class_scores.grad is not None and not class_scores.grad.any()
+
+
+def test_a_step_along_the_gradient_separates_known_from_pasted() -> None:
+    class_scores = scores(0.5, 0.4, 0.6, 0.5)
+    labels = row(0, PASTED)
+    total = losses.attraction(class_scores, labels, 0.9) + losses.repulsion(
+        class_scores, labels == PASTED, 0.2
+    )
+    total.backward()
+    assert class_scores.grad is not None
+    after = class_scores.detach() - 0.1 * class_scores.grad
+    assert after[0, 0, 0, 0] > 0.5 and after[0, 0, 0, 1] < 0.6
+
+
+def test_rare_classes_weigh_more_within_bounds() -> None:
+    weight = losses.class_weights(torch.tensor([1_000_000, 10_000, 0]))
+    assert weight[0] < weight[1] <= weight[2]
+    assert weight.min() >= 0.4 and weight.max() <= 3.0
+
+
+def test_usage_of_even_one_sided_and_unused_codes() -> None:
+    unused, perplexity = usage(torch.tensor([[5.0, 5.0, 5.0, 5.0], [9.0, 0.0, 0.0, 0.0]]))
+    assert unused == 3
+    torch.testing.assert_close(perplexity, torch.tensor([4.0, 1.0]), atol=1e-4, rtol=0)
+
+
+def test_unused_codevectors_move_onto_features_of_their_own_class() -> None:
+    features = torch.nn.functional.normalize(torch.randn(1, 4, 2, 3), dim=1)
+    labels = torch.tensor([[[0, 0, 0], [1, 1, VOID]]])
+    codevectors = torch.full((3, 2, 4), 2.0)
+    which = torch.tensor([[True, False], [False, True], [True, True]])
+    restart(codevectors, which, features, labels)
+    own = [features[0, :, labels[0] == c].T for c in (0, 1)]
+    for c, m in ((0, 0), (1, 1)):
+        assert codevectors[c, m].norm().item() == pytest.approx(4.0)  # |(2, 2, 2, 2)|
+        assert torch.isclose(codevectors[c, m] / 4.0, own[c]).all(dim=1).any()
+    untouched = torch.full((4,), 2.0)
+    for c, m in ((0, 1), (1, 0), (2, 0), (2, 1)):
+        assert torch.equal(codevectors[c, m], untouched)
+
+
+def test_one_cycle_rises_to_one_and_falls_to_nothing() -> None:
+    assert one_cycle(0.0, 0.3) == pytest.approx(0.04)
+    assert one_cycle(0.3, 0.3) == pytest.approx(1.0)
+    assert one_cycle(0.65, 0.3) == pytest.approx(0.5)
+    assert one_cycle(1.0, 0.3) == pytest.approx(0.0)

@@ -1,0 +1,80 @@
+"""Scores of the codebook method: closed forms and a slow reference."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.methods.codebook.scores import (
+    anomaly_score,
+    cosines,
+    nearest_codes,
+    weighted_top_k,
+)
+
+
+def unit(*shape: int, seed: int = 0, dim: int = 1) -> torch.Tensor:
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(values, dim=dim)
+
+
+def reference_top_k(similarity: np.ndarray, k: int, temperature: float) -> np.ndarray:
+    batch, classes, _, height, width = similarity.shape
+    result = np.zeros((batch, classes, height, width))
+    for b, c, y, x in np.ndindex(batch, classes, height, width):
+        nearest = sorted(similarity[b, c, :, y, x], reverse=True)[:k]
+        weights = [math.exp((s - nearest[0]) / temperature) for s in nearest]
+        result[b, c, y, x] = sum(w * s for w, s in zip(weights, nearest, strict=True)) / sum(
+            weights
+        )
+    return result
+
+
+@pytest.mark.parametrize('k', [1, 2, 3, 5, 9])
+def test_weighted_top_k_equals_the_slow_reference(k: int) -> None:
+    similarity = cosines(unit(2, 8, 3, 4), unit(3, 5, 8, seed=1, dim=-1))
+    expected = reference_top_k(similarity.double().numpy(), min(k, 5), 0.1)
+    np.testing.assert_allclose(weighted_top_k(similarity, k, 0.1).numpy(), expected, atol=1e-6)
+
+
+def test_cosines_are_dot_products_with_every_codevector() -> None:
+    features, codebook = unit(2, 8, 3, 4), unit(3, 5, 8, seed=1, dim=-1)
+    expected = torch.einsum('bdhw,cmd->bcmhw', features, codebook)
+    torch.testing.assert_close(cosines(features, codebook), expected, atol=1e-6, rtol=0)
+
+
+def test_two_codes_of_equal_similarity_give_that_similarity() -> None:
+    similarity = torch.full((1, 1, 4, 1, 1), 0.25)
+    assert weighted_top_k(similarity, 3, 0.07).item() == pytest.approx(0.25)
+
+
+def test_weights_of_two_codes_in_closed_form() -> None:
+    similarity = torch.tensor([0.8, 0.5, -0.9]).view(1, 1, 3, 1, 1)
+    share = 1 / (1 + math.exp(-0.3 / 0.1))
+    expected = share * 0.8 + (1 - share) * 0.5
+    assert weighted_top_k(similarity, 2, 0.1).item() == pytest.approx(expected, abs=1e-6)
+
+
+@given(st.integers(0, 1000), st.integers(1, 6), st.floats(0.02, 1.0))
+def test_score_lies_between_the_kth_and_the_nearest(seed: int, k: int, tau: float) -> None:
+    similarity = cosines(unit(1, 4, 2, 2, seed=seed), unit(2, 6, 4, seed=seed + 1, dim=-1))
+    score = weighted_top_k(similarity, k, tau)
+    ordered = similarity.sort(dim=2, descending=True).values
+    assert (score <= ordered[:, :, 0] + 1e-6).all()
+    assert (score >= ordered[:, :, k - 1] - 1e-6).all()
+
+
+def test_anomaly_score_is_minus_the_best_class_and_stays_in_range() -> None:
+    class_scores = torch.tensor([[0.2, 0.9], [0.5, 1.0000002]]).view(1, 2, 1, 2)
+    torch.testing.assert_close(anomaly_score(class_scores), torch.tensor([[[-0.5, -1.0]]]))
+
+
+def test_nearest_codes_number_the_codebook_class_by_class() -> None:
+    codebook = torch.eye(6).view(3, 2, 6)
+    features = torch.eye(6)[:, [4, 1]].view(1, 6, 1, 2)
+    assert nearest_codes(cosines(features, codebook)).tolist() == [[[4, 1]]]

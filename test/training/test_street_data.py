@@ -1,0 +1,142 @@
+"""Training crops: labels that fit, pictures that are refused, a stream that can be resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from training.data.outliers import CutOut, OutlierError, Paster, read_cut_outs
+from training.data.street import (
+    PASTED,
+    VOID,
+    Augmentation,
+    Example,
+    LabelError,
+    PassSampler,
+    StreetCrops,
+    labelled_pictures,
+    read_example,
+)
+
+HOW = Augmentation(input_size=(64, 128), crop=(32, 64), colour=0.0, scale=(0.6, 1.0))
+
+
+def example(seed: int) -> Example:
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(3, dtype=np.uint8), 20)[:, None].repeat(100, axis=1)
+    labels[:5] = VOID
+    return Example(rng.integers(0, 255, (60, 100, 3), dtype=np.uint8), labels)
+
+
+def disc(name: str = 'ball_0001', size: int = 41) -> CutOut:
+    pixels = np.zeros((size, size, 3), np.uint8)
+    pixels[..., 0] = 255
+    alpha = np.zeros((size, size), np.float32)
+    cv2.circle(alpha, (size // 2, size // 2), size // 2, 1.0, -1)
+    return CutOut(name, pixels, alpha)
+
+
+def crops(paster: Paster | None = None, how: Augmentation = HOW, seed: int = 3) -> StreetCrops:
+    return StreetCrops([example(index) for index in range(4)], how, paster, True, seed)
+
+
+def test_items_have_the_shapes_and_types_of_the_contract() -> None:
+    image, labels = crops()[0]
+    assert image.shape == (32, 64, 3) and image.dtype == np.uint8
+    assert labels.shape == (8, 16) and labels.dtype == np.int64
+    assert set(np.unique(labels)) <= {0, 1, 2, VOID}
+
+
+def test_a_stream_gives_the_same_item_whenever_it_is_asked() -> None:
+    first, second = crops()[6], crops()[6]
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[1], second[1])
+    assert not np.array_equal(crops(seed=4)[6][0], first[0])
+
+
+def test_every_pass_takes_every_picture_once_in_its_own_order() -> None:
+    stream = crops()
+    for index, item in enumerate(stream.examples):
+        item.image[:] = index * 60
+    order = [[int(stream[e * 4 + i][0][0, 0, 0]) // 60 for i in range(4)] for e in range(6)]
+    assert all(sorted(once) == [0, 1, 2, 3] for once in order)
+    assert len({tuple(once) for once in order}) > 1
+
+
+def test_the_sampler_numbers_one_pass_at_a_time() -> None:
+    sampler = PassSampler(4)
+    sampler.set_epoch(2)
+    assert list(sampler) == [8, 9, 10, 11]
+
+
+def test_labels_follow_the_picture_through_crop_and_flip() -> None:
+    stream = crops()
+    for item in stream.examples:
+        item.image[:] = item.labels[..., None] * 80
+    for number in range(12):
+        image, labels = stream[number]
+        known = labels <= 2
+        grey = image[2::4, 2::4, 0].astype(int)
+        near = np.abs(grey - labels * 80) <= 80
+        assert near[known].mean() > 0.95
+
+
+def test_pasted_objects_are_labelled_where_they_cover() -> None:
+    paster = Paster([disc()], most=1, heights=(0.4, 0.5))
+    image = np.full((80, 120, 3), 60, np.uint8)
+    for seed in range(30):
+        picture = image.copy()
+        covered = paster.paste(picture, np.random.default_rng(seed))
+        changed = np.abs(picture.astype(int) - 60).max(axis=2) > 40
+        assert (changed & ~covered).sum() <= 0.15 * max(covered.sum(), 1) + 5
+    stream = crops(Paster([disc()], most=3, heights=(0.3, 0.5)))
+    assert any((stream[number][1] == PASTED).any() for number in range(8))
+
+
+def test_sizes_of_pasted_objects_span_the_range() -> None:
+    paster = Paster([disc()], heights=(0.05, 0.5))
+    rng = np.random.default_rng(0)
+    heights = [paster._transformed(disc(), 400, rng)[1].shape[0] for _ in range(200)]
+    assert min(heights) < 40 and max(heights) > 150
+    assert np.median(heights) == pytest.approx(np.sqrt(20 * 200), rel=0.35)  # log-uniform
+
+
+def write_png(path: Path, array: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), array)
+    return path
+
+
+def test_unknown_ids_other_sizes_and_unreadable_files_are_named(tmp_path: Path) -> None:
+    image = write_png(tmp_path / 'images' / 'a.png', np.zeros((6, 8, 3), np.uint8))
+    labels = write_png(tmp_path / 'labels' / 'a.png', np.full((6, 8), 11, np.uint8))
+    assert (read_example(image, labels, 11, void=11).labels == VOID).all()
+    with pytest.raises(LabelError, match=r'a\.png: label 11 is neither one of the 5 classes'):
+        read_example(image, labels, 5, void=255)
+    small = write_png(tmp_path / 'small.png', np.zeros((3, 8), np.uint8))
+    with pytest.raises(LabelError, match='8x3, but its picture is 8x6'):
+        read_example(image, small, 11, void=11)
+    broken = tmp_path / 'broken.png'
+    broken.write_bytes(labels.read_bytes()[:20])
+    with pytest.raises(LabelError, match='broken'):
+        read_example(image, broken, 11, void=11)
+
+
+def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match='no pictures'):
+        labelled_pictures(tmp_path)
+
+
+def test_cut_outs_need_alpha_and_can_leave_categories_out(tmp_path: Path) -> None:
+    write_png(tmp_path / 'hot_dog_0001.png', np.full((4, 4, 4), 200, np.uint8))
+    write_png(tmp_path / 'cat_0002.png', np.full((4, 4, 4), 100, np.uint8))
+    assert [c.category for c in read_cut_outs(tmp_path)] == ['cat', 'hot_dog']
+    assert [c.name for c in read_cut_outs(tmp_path, frozenset({'cat'}))] == ['hot_dog_0001']
+    write_png(tmp_path / 'dog_0003.png', np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(OutlierError, match='dog_0003'):
+        read_cut_outs(tmp_path)
+    with pytest.raises(OutlierError, match='no cut-outs'):
+        read_cut_outs(tmp_path / 'nowhere')

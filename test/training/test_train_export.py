@@ -1,0 +1,183 @@
+"""A small real training run, its resumption, its export and the gate of parity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from training import export, parity
+from training.methods.codebook.task import Config
+from training.train import ConfigError, config_from, read_config, train, write_config
+from vq_anomaly_ros.detection import model_file
+from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
+from vq_anomaly_ros.images import Frame
+
+SMALL = Config(
+    name='small',
+    datasets=('streets',),
+    outlier_objects='objects',
+    input_size=(64, 128),
+    crop=(64, 96),
+    scale=(1.0, 1.2),
+    codevectors=3,
+    epochs=1,
+    batch_size=2,
+    workers=0,
+)
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four striped pictures whose colour is their class, and two cut-outs."""
+    root = tmp_path_factory.mktemp('data')
+    rng = np.random.default_rng(0)
+    for folder in ('streets/images', 'streets/labels', 'objects'):
+        (root / folder).mkdir(parents=True)
+    for number in range(4):
+        labels = np.roll(np.arange(12).repeat(10), 7 * number)[None].repeat(60, axis=0)
+        image = labels[..., None] * 20 + rng.integers(0, 15, (60, 120, 3))
+        cv2.imwrite(str(root / f'streets/images/{number}.png'), image.astype(np.uint8))
+        cv2.imwrite(str(root / f'streets/labels/{number}.png'), labels.astype(np.uint8))
+    for name in ('cat_1', 'dog_2'):
+        cut_out = rng.integers(0, 255, (20, 20, 4), dtype=np.uint8)
+        cut_out[..., 3] = 255
+        cv2.imwrite(str(root / f'objects/{name}.png'), cut_out)
+    return root
+
+
+@pytest.fixture(scope='module')
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('run')
+    train(SMALL, data, folder, progress=False)
+    return folder
+
+
+def test_a_run_leaves_its_configuration_a_checkpoint_and_a_log(run: Path) -> None:
+    assert read_config(str(run / 'config.yaml'), []) == SMALL
+    assert torch.load(run / 'last.ckpt', weights_only=False)['epoch'] == 0
+    assert list(run.glob('events.out.tfevents.*'))
+
+
+def test_training_goes_on_where_it_stopped(data: Path, run: Path, tmp_path: Path) -> None:
+    (tmp_path / 'last.ckpt').write_bytes((run / 'last.ckpt').read_bytes())
+    before = torch.load(run / 'last.ckpt', weights_only=False)
+    longer = config_from({**read_config(str(run / 'config.yaml'), []).__dict__, 'epochs': 2}, '')
+    train(longer, data, tmp_path, progress=False)
+    after = torch.load(tmp_path / 'last.ckpt', weights_only=False)
+    assert (before['epoch'], after['epoch']) == (0, 1)
+    assert after['global_step'] == 2 * before['global_step'] == 4
+
+
+def test_unknown_settings_and_wrong_types_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match='no setting is called epoch; known: name, datasets'):
+        config_from({'epoch': 3}, 'c.yaml')
+    with pytest.raises(ConfigError, match=r"c\.yaml: epochs is 'many', but must be of type int"):
+        config_from({'epochs': 'many'}, 'c.yaml')
+    with pytest.raises(ConfigError, match='write it as name=value'):
+        read_config('street', ['epochs'])
+    with pytest.raises(ConfigError, match='nowhere'):
+        read_config(str(tmp_path / 'nowhere.yaml'), [])
+
+
+def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
+    write_config(SMALL, tmp_path)
+    assert read_config(str(tmp_path / 'config.yaml'), []) == SMALL
+
+
+@pytest.fixture(scope='module')
+def exported(run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp('export') / 'small.onnx'
+    return export.export(run, out, data).path
+
+
+def test_an_export_is_a_model_file_that_the_detector_runs(exported: Path) -> None:
+    info = model_file.read(exported).info
+    assert info.method == 'codebook' and info.codevectors_per_class == 3
+    assert info.outlier_data == ('void labels', 'pasted objects')
+    assert set(info.parity) == {'openvino', 'onnxruntime'}
+    with Detector(DetectorConfig(exported, output_size='network')) as detector:
+        (detection,) = detector.detect([Frame(np.full((60, 120, 3), 90, np.uint8), 'bgr')])
+    assert detection.score.shape == (16, 32)
+    assert detection.labels is not None and detection.labels.max() < 11
+
+
+def test_nearly_all_weights_are_stored_as_half_precision(exported: Path) -> None:
+    model = onnx.load(exported)
+    values = {t.data_type: 0 for t in model.graph.initializer}
+    for tensor in model.graph.initializer:
+        values[tensor.data_type] += numpy_helper.to_array(tensor).size
+    total = sum(values.values())
+    assert values[onnx.TensorProto.FLOAT16] > 0.85 * total
+
+
+def test_an_export_names_no_file_of_the_machine_that_made_it(exported: Path) -> None:
+    content = exported.read_bytes()
+    for trace in (str(Path.home()), str(export.__file__), 'site-packages'):
+        assert trace.encode() not in content
+
+
+def break_weight(graph: onnx.ModelProto) -> None:
+    """Change one convolution as a wrong exporter would: its second half is lost."""
+    tensor = next(t for t in graph.graph.initializer if 'stem' in t.name and t.dims)
+    values = numpy_helper.to_array(tensor).copy()
+    values[len(values) // 2 :] = 0
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def test_the_export_fails_when_parity_is_broken(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = export.graph_of
+
+    def broken(*arguments: object) -> onnx.ModelProto:
+        graph = whole(*arguments)  # type: ignore[arg-type]
+        break_weight(graph)
+        return graph
+
+    monkeypatch.setattr(export, 'graph_of', broken)
+    out = tmp_path / 'broken.onnx'
+    with pytest.raises(parity.ParityError, match=r'openvino: .* (row|labels)'):
+        export.export(run, out, data)
+    assert not out.exists()
+    assert export.main([str(run), '--out', str(out), '--data', str(data)]) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def outputs(score: float, label: int = 0) -> dict[str, np.ndarray]:
+    return {
+        'score': np.full((2, 3, 4), score, np.float32),
+        'labels': np.full((2, 3, 4), label, np.uint8),
+    }
+
+
+def test_parity_says_where_the_scores_differ_most() -> None:
+    found = outputs(0.0)
+    found['score'][1, 2, 3] = 0.01
+    agreement = parity.compare('openvino', outputs(0.0), found, (-1.0, 1.0))
+    assert agreement.where == (1, 2, 3)
+    assert agreement.score_difference == pytest.approx(0.005)
+    with pytest.raises(parity.ParityError, match='picture 1 at row 2, column 3'):
+        parity.require(agreement)
+
+
+def test_parity_refuses_scores_that_are_no_numbers_and_other_labels() -> None:
+    with pytest.raises(parity.ParityError, match='score'):
+        parity.require(parity.compare('x', outputs(0.0), outputs(np.nan), (-1.0, 1.0)))
+    found = outputs(0.0)
+    found['labels'][0, 0, 0] = 1
+    with pytest.raises(parity.ParityError, match='labels'):
+        parity.require(parity.compare('x', outputs(0.0), found, (-1.0, 1.0)))
+    parity.require(parity.compare('x', outputs(0.0), outputs(0.001), (-1.0, 1.0)))
+
+
+def test_a_run_without_a_checkpoint_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export.main([str(tmp_path), '--out', str(tmp_path / 'm.onnx'), '--data', '.']) == 1
+    assert 'no last.ckpt' in capsys.readouterr().err

@@ -1,0 +1,154 @@
+"""Outlier data: cut-outs of things that no class describes, pasted into street pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[Any]  # uint8; OpenCV's annotations are wider than that
+Alpha = NDArray[Any]  # float32 in [0, 1]
+
+
+class OutlierError(ValueError):
+    """Outlier data that cannot be read."""
+
+
+@dataclass(frozen=True)
+class CutOut:
+    """One object: `pixels` uint8 [h, w, 3] RGB, `alpha` float32 [h, w] in [0, 1]."""
+
+    name: str
+    pixels: Image
+    alpha: Alpha
+
+    @property
+    def category(self) -> str:
+        """What it shows: the file's name without its number ('hot_dog_0012' -> 'hot_dog')."""
+        return self.name.rsplit('_', 1)[0]
+
+
+def read_cut_outs(folder: Path, exclude: frozenset[str] = frozenset()) -> list[CutOut]:
+    """Every RGBA PNG of `folder` in order of name, without the categories in `exclude`.
+
+    Raises OutlierError when the folder holds none, or a file is no picture with an alpha channel.
+    """
+    cut_outs = []
+    for path in sorted(folder.glob('*.png')):
+        picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if picture is None or picture.ndim != 3 or picture.shape[2] != 4:
+            raise OutlierError(f'{path}: not a PNG with an alpha channel; remove it or export RGBA')
+        cut_out = CutOut(
+            path.stem,
+            np.ascontiguousarray(picture[:, :, 2::-1]),
+            picture[:, :, 3].astype(np.float32) / 255.0,
+        )
+        if cut_out.category not in exclude:
+            cut_outs.append(cut_out)
+    if not cut_outs:
+        raise OutlierError(f'{folder}: no cut-outs (RGBA *.png) found; check the path of the data')
+    return cut_outs
+
+
+@dataclass
+class Paster:
+    """Pastes cut-outs into pictures; heights are log-uniform between two shares of the picture."""
+
+    cut_outs: list[CutOut]
+    most: int = 3
+    heights: tuple[float, float] = (0.035, 0.5)
+    _jpeg: tuple[int, int] = field(default=(50, 95), repr=False)
+
+    def paste(self, image: Image, rng: np.random.Generator) -> NDArray[np.bool_]:
+        """Paste 0 to `most` objects into `image` (uint8 RGB [H, W, 3]) in place.
+
+        Returns bool [H, W]: where an object covers more than half of the picture.
+        """
+        covered = np.zeros(image.shape[:2], bool)
+        for _ in range(rng.integers(0, self.most + 1)):
+            cut_out = self.cut_outs[rng.integers(len(self.cut_outs))]
+            self._paste_one(image, covered, cut_out, rng)
+        return covered
+
+    def _paste_one(
+        self, image: Image, covered: NDArray[np.bool_], cut_out: CutOut, rng: np.random.Generator
+    ) -> None:
+        pixels, alpha = self._transformed(cut_out, image.shape[0], rng)
+        height, width = alpha.shape
+        # An object may stand half outside of the picture, as real ones do.
+        top = int(rng.integers(-height // 4, max(image.shape[0] - height * 3 // 4, 1)))
+        left = int(rng.integers(-width // 4, max(image.shape[1] - width * 3 // 4, 1)))
+        y0, x0 = max(top, 0), max(left, 0)
+        y1, x1 = min(top + height, image.shape[0]), min(left + width, image.shape[1])
+        if y1 <= y0 or x1 <= x0:
+            return
+        inner = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
+        outer = (slice(y0, y1), slice(x0, x1))
+        picture = image[outer].astype(np.float32)
+        object_ = _relit(pixels[inner], picture, alpha[inner], rng)
+        weight = alpha[inner][..., None]
+        image[outer] = np.clip(picture + (object_ - picture) * weight, 0, 255).astype(np.uint8)
+        covered[outer] |= alpha[inner] > 0.5
+
+    def _transformed(
+        self, cut_out: CutOut, picture_height: int, rng: np.random.Generator
+    ) -> tuple[Alpha, Alpha]:
+        """The object at a random size, side and tilt, with a soft edge and its own JPEG traces."""
+        low, high = (np.log(share * picture_height) for share in self.heights)
+        height = float(np.exp(rng.uniform(low, high)))
+        stretch = float(np.exp(rng.normal(0.0, 0.15)))
+        scale = height / cut_out.alpha.shape[0]
+        size = (max(int(cut_out.alpha.shape[1] * scale * stretch), 3), max(int(height), 3))
+        smaller = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        pixels = cv2.resize(cut_out.pixels, size, interpolation=smaller)
+        alpha = cv2.resize(cut_out.alpha, size, interpolation=smaller)
+        if rng.random() < 0.5:
+            pixels, alpha = pixels[:, ::-1].copy(), alpha[:, ::-1].copy()
+        if rng.random() < 0.5:
+            pixels, alpha = _rotated(pixels, alpha, float(rng.uniform(-25, 25)))
+        blur = float(rng.uniform(0.3, 1.3))
+        alpha = cv2.GaussianBlur(alpha, (0, 0), blur) * float(1 - 0.3 * (rng.random() < 0.25))
+        if rng.random() < 0.5:
+            quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(*self._jpeg))]
+            encoded = cv2.imencode('.jpg', pixels, quality)[1]
+            pixels = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
+        return pixels.astype(np.float32), alpha
+
+
+def _rotated(pixels: Image, alpha: Alpha, degrees: float) -> tuple[Image, Alpha]:
+    height, width = alpha.shape
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1.0)
+    cosine, sine = abs(turn[0, 0]), abs(turn[0, 1])
+    size = (int(height * sine + width * cosine) + 1, int(height * cosine + width * sine) + 1)
+    turn[:, 2] += (size[0] - width) / 2, (size[1] - height) / 2
+    return (
+        cv2.warpAffine(pixels, turn, size, borderMode=cv2.BORDER_REPLICATE),
+        cv2.warpAffine(alpha, turn, size),
+    )
+
+
+def _relit(
+    pixels: Alpha,
+    picture: Alpha,
+    alpha: Alpha,
+    rng: np.random.Generator,
+) -> Alpha:
+    """The object's light drawn towards that of its surroundings, by a random share of the way.
+
+    Only as many objects keep their own light as are met in reality: otherwise brightness alone
+    would tell a pasted object from its surroundings.
+    """
+    solid = alpha > 0.5
+    if not solid.any():
+        return pixels
+    share = float(rng.uniform(0.0, 0.9))
+    own, around = pixels[solid], picture.reshape(-1, 3)
+    gain = (around.std(axis=0) + 8.0) / (own.std(axis=0) + 8.0)
+    gain = np.clip(1 + share * (gain - 1), 0.4, 2.0)
+    mean = own.mean(axis=0) + share * (around.mean(axis=0) - own.mean(axis=0)) * 0.7
+    light = float(rng.normal(0.0, 12.0))
+    return (pixels - own.mean(axis=0)) * gain + mean + light

@@ -1,0 +1,192 @@
+"""Street pictures with class labels as random training crops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, Sampler
+
+from training.data.outliers import Paster
+
+Image = NDArray[Any]  # uint8; OpenCV's annotations are wider than that
+
+VOID = 255  # the label of what is none of the classes
+PASTED = 254  # the label of an object that was pasted in
+
+# The classes of the SegNet copy of CamVid, in the order of its label ids; its id 11 is void.
+CAMVID_CLASSES = (
+    'sky', 'building', 'pole', 'road', 'pavement', 'tree',
+    'sign', 'fence', 'car', 'pedestrian', 'bicyclist',
+)  # fmt: skip
+# Their colours (RGB), after CamVid's and Cityscapes' habits.
+CAMVID_PALETTE = (
+    (128, 180, 230), (128, 64, 64), (192, 192, 128), (128, 64, 128), (244, 35, 232), (64, 140, 40),
+    (220, 220, 0), (190, 153, 153), (0, 0, 142), (220, 20, 60), (119, 11, 32),
+)  # fmt: skip
+
+
+class LabelError(ValueError):
+    """A picture or its labels that cannot be trained on."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture, uint8 RGB [H, W, 3], and its labels, uint8 [H, W]: class ids or VOID."""
+
+    image: Image
+    labels: Image
+
+
+def read_example(image: Path, labels: Path, classes: int, void: int) -> Example:
+    """Read a picture and its label PNG; `void` is the id that means none of the `classes`.
+
+    Raises LabelError when a file cannot be read, the sizes differ or an id is unknown.
+    """
+    bgr = cv2.imread(str(image), cv2.IMREAD_COLOR)
+    ids = cv2.imread(str(labels), cv2.IMREAD_GRAYSCALE)
+    if bgr is None or ids is None:
+        broken = image if bgr is None else labels
+        raise LabelError(f'{broken}: missing or not a picture; fetch the data set again')
+    if bgr.shape[:2] != ids.shape:
+        raise LabelError(
+            f'{labels}: {ids.shape[1]}x{ids.shape[0]}, but its picture is '
+            f'{bgr.shape[1]}x{bgr.shape[0]}; labels and picture must have one size'
+        )
+    ids = np.where(ids == void, VOID, ids).astype(np.uint8)
+    unknown = np.setdiff1d(ids, [*range(classes), VOID])
+    if unknown.size:
+        raise LabelError(
+            f'{labels}: label {unknown[0]} is neither one of the {classes} classes nor void '
+            f'({void}); correct the labels or the class list'
+        )
+    return Example(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), ids)
+
+
+def labelled_pictures(folder: Path) -> list[tuple[Path, Path]]:
+    """Pairs (images/STEM.*, labels/STEM.png) of a segmentation folder, in order of name.
+
+    Raises LabelError when the folder holds none or a picture has no labels.
+    """
+    pairs = [
+        (image, folder / 'labels' / f'{image.stem}.png')
+        for image in sorted((folder / 'images').glob('*'))
+    ]
+    if not pairs:
+        raise LabelError(f'{folder / "images"}: no pictures; check the path of the data sets')
+    return pairs
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a crop is taken. A picture is first stretched to `input_size`, as on the vehicle."""
+
+    input_size: tuple[int, int] = (512, 1024)
+    crop: tuple[int, int] = (320, 480)
+    scale: tuple[float, float] = (0.63, 1.3)
+    stretch: float = 0.12  # standard deviation of the log of a further horizontal stretch
+    colour: float = 1.0  # strength of the jitter of light and colour
+
+
+class StreetCrops(Dataset[tuple[Image, NDArray[np.int64]]]):
+    """Item n, deterministic in `seed`: a crop, uint8 RGB [h, w, 3], and labels int64 [h/4, w/4].
+
+    The stream is endless: item n belongs to pass n // len(examples), which has its own order, so
+    a run that was stopped goes on with the item that it would have had.
+    """
+
+    stride = 4
+
+    def __init__(
+        self,
+        examples: list[Example],
+        augmentation: Augmentation,
+        paster: Paster | None,
+        void_labels: bool,
+        seed: int,
+    ) -> None:
+        self.examples = examples
+        self.augmentation = augmentation
+        self.paster = paster
+        self.void_labels = void_labels
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, item: int) -> tuple[Image, NDArray[np.int64]]:
+        epoch, position = divmod(item, len(self.examples))
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.examples))
+        rng = np.random.default_rng((self.seed, epoch, position))
+        example = self.examples[order[position]]
+        image, labels = _random_crop(example, self.augmentation, rng)
+        if self.paster is not None:
+            labels[self.paster.paste(image, rng)] = PASTED
+        image = _jitter(image, self.augmentation.colour, rng)
+        offset = self.stride // 2
+        coarse = labels[offset :: self.stride, offset :: self.stride]
+        return image, coarse.astype(np.int64)
+
+
+class PassSampler(Sampler[int]):
+    """Numbers of one pass of StreetCrops; Lightning tells the pass through `set_epoch`."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the pass that the next iteration yields."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        start = self.epoch * self.length
+        return iter(range(start, start + self.length))
+
+
+def _random_crop(
+    example: Example, how: Augmentation, rng: np.random.Generator
+) -> tuple[Image, Image]:
+    low, high = np.log(how.scale)
+    scale = np.exp(rng.uniform(low, high))
+    stretch = np.exp(rng.normal(0.0, how.stretch))
+    height = max(int(how.input_size[0] * scale), how.crop[0])
+    width = max(int(how.input_size[1] * scale * stretch), how.crop[1])
+    image = cv2.resize(example.image, (width, height), interpolation=cv2.INTER_LINEAR)
+    labels = cv2.resize(example.labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    top = int(rng.integers(0, height - how.crop[0] + 1))
+    left = int(rng.integers(0, width - how.crop[1] + 1))
+    window = (slice(top, top + how.crop[0]), slice(left, left + how.crop[1]))
+    image, labels = image[window], labels[window]
+    if rng.random() < 0.5:
+        image, labels = image[:, ::-1], labels[:, ::-1]
+    return np.ascontiguousarray(image), np.ascontiguousarray(labels)
+
+
+def _jitter(image: Image, strength: float, rng: np.random.Generator) -> Image:
+    """Light, contrast, gamma, saturation and colour cast; sometimes blur and sensor noise."""
+    levels = np.arange(256, dtype=np.float32) / 255.0
+    gamma = np.exp(rng.normal(0.0, 0.25 * strength))
+    contrast = np.exp(rng.normal(0.0, 0.25 * strength))
+    light = rng.normal(0.0, 0.08 * strength)
+    cast = 1.0 + rng.normal(0.0, 0.06 * strength, 3)
+    curve = (levels**gamma - 0.5) * contrast + 0.5 + light
+    table = np.clip(curve[:, None] * cast * 255.0, 0, 255).astype(np.uint8)
+    image = cv2.LUT(image, table.reshape(1, 256, 3))
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+    saturation = np.clip(1.0 + rng.normal(0.0, 0.3 * strength), 0.0, 2.0)
+    image = cv2.addWeighted(image, saturation, np.repeat(grey, 3, axis=2), 1.0 - saturation, 0.0)
+    if rng.random() < 0.25 * strength:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.5))
+    if rng.random() < 0.3 * strength:
+        noise = rng.normal(0.0, rng.uniform(1.0, 8.0), image.shape)
+        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    return image

@@ -1,0 +1,187 @@
+"""Export a run as a model file: `python -m training.export RUN --out M.onnx`.
+
+The file is written only when OpenVINO and ONNX Runtime give what the trained network gives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import nn
+
+from training import parity
+from training.data.street import Example
+from training.graph import ExportError, folded, to_onnx, with_half_weights
+from training.methods.codebook.model import OUTPUTS
+from training.methods.codebook.task import CodebookTask, Config, read_examples
+from training.train import read_config
+from vq_anomaly_ros.detection import model_file
+from vq_anomaly_ros.detection.calibration import Calibration
+from vq_anomaly_ros.detection.engines import EngineError, open_engine
+from vq_anomaly_ros.detection.model_file import ModelFile, ModelInfo
+
+_PARITY_PICTURES = 24
+_TERMS = (
+    'Research and non-commercial use: the weights were trained on CamVid (CC BY-NC, via the SegNet '
+    'copy) and on cut-outs of COCO instances (CC BY 4.0), and inherit their terms.'
+)
+
+
+def load_run(run: Path) -> tuple[Config, nn.Module]:
+    """The configuration of a run and its trained network, in evaluation mode.
+
+    Raises ExportError where the run has no checkpoint.
+    """
+    checkpoint = run / 'last.ckpt'
+    if not checkpoint.exists():
+        raise ExportError(f'{run}: no last.ckpt in it; train first or name the folder of a run')
+    config = read_config(str(run / 'config.yaml'), [])
+    task = CodebookTask(config, pretrained=False)
+    state = torch.load(checkpoint, map_location='cpu', weights_only=False)
+    task.load_state_dict(state['state_dict'])
+    return config, task.net.eval()
+
+
+def describe(config: Config) -> ModelInfo:
+    """The metadata of a codebook model, still without calibration, parity and hash."""
+    outliers = (['void labels'] if config.void_labels else []) + (
+        ['pasted objects'] if config.outlier_objects else []
+    )
+    data = [*config.datasets] + (['sample drive'] if config.sample_drive_pictures else [])
+    height, width = config.input_size
+    return ModelInfo(
+        name=config.name,
+        method='codebook',
+        classes=config.classes,
+        palette=config.palette,
+        input_size=(int(height), int(width)),
+        stride=4,
+        score_kind=f'minus the best weighted top-{config.top_k} cosine to a class',
+        score_range=(-1.0, 1.0),
+        codevectors_per_class=config.codevectors,
+        calibration=None,
+        training_data=tuple(data),
+        outlier_data=tuple(outliers),
+        terms=_TERMS,
+        commit=_commit(),
+        weights_sha256='0' * 64,
+        parity={},
+        created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+    )
+
+
+def _commit() -> str:
+    """The commit that the exporter ran from, with '+' behind where files were changed."""
+    folder = Path(__file__).parent
+    try:
+        head = subprocess.run(
+            ['git', 'rev-parse', '--short=12', 'HEAD'],
+            cwd=folder, capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+        changed = subprocess.run(
+            ['git', 'status', '--porcelain', '--untracked-files=no'],
+            cwd=folder, capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return 'unknown'
+    return head + ('+' if changed else '')
+
+
+def graph_of(net: nn.Module, config: Config) -> onnx.ModelProto:
+    """The ONNX graph of a trained network: batch norm folded, weights stored as fp16."""
+    height, width = config.input_size
+    picture = torch.zeros((2, int(height), int(width), 3), dtype=torch.uint8)
+    return with_half_weights(to_onnx(folded(net), picture, OUTPUTS))
+
+
+def stretched(example: Example, size: Sequence[int]) -> NDArray[np.uint8]:
+    """A picture at the input size (h, w), as on the vehicle: uint8 RGB [h, w, 3]."""
+    stretched_ = cv2.resize(
+        example.image, (int(size[1]), int(size[0])), interpolation=cv2.INTER_LINEAR
+    )
+    return np.asarray(stretched_, np.uint8)
+
+
+def run_network(net: nn.Module, pictures: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    """All outputs of the trained network by name, one picture at a time."""
+    parts = []
+    with torch.no_grad():
+        for picture in pictures:
+            parts.append([output.numpy() for output in net(torch.from_numpy(picture[None]))])
+    return {
+        name: np.concatenate([part[index] for part in parts]) for index, name in enumerate(OUTPUTS)
+    }
+
+
+def normal_scores(model: ModelFile, examples: Sequence[Example]) -> Iterator[NDArray[np.float32]]:
+    """Raw scores of the labelled positions of each example, at the score map's size."""
+    engine = open_engine(model, 'openvino', ['score'])
+    rows, columns = model.info.map_size
+    try:
+        for example in track(examples, description='calibrating'):
+            engine.input_buffer(1)[0] = stretched(example, model.info.input_size)
+            score = engine.infer(1)['score'][0]
+            labels = cv2.resize(
+                example.labels, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT
+            )
+            yield score[labels < len(model.info.classes)]
+    finally:
+        engine.close()
+
+
+def export(run: Path, out: Path, data: Path) -> ModelFile:
+    """Export a run; `data`: folder of the data sets. Nothing is written where parity fails."""
+    config, net = load_run(run)
+    examples = read_examples(config, data)
+    graph = graph_of(net, config)
+    chosen = examples[:: max(1, len(examples) // _PARITY_PICTURES)]
+    pictures = np.stack([stretched(example, config.input_size) for example in chosen])
+    with tempfile.TemporaryDirectory() as folder:
+        draft = model_file.write(graph, describe(config), Path(folder) / 'draft.onnx')
+        report = parity.check(draft, pictures, lambda batch: run_network(net, batch))
+        table = Calibration.from_scores(
+            normal_scores(draft, examples),
+            source='training set',
+            score_range=draft.info.score_range,
+            model_sha256=draft.info.weights_sha256,
+        )
+    info = replace(describe(config), calibration=table.to_dict(), parity=report)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return model_file.write(graph, info, out)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog='training.export', description=__doc__)
+    parser.add_argument('run', type=Path, help='folder of a run of training.train')
+    parser.add_argument('--out', type=Path, required=True, help='model file to write')
+    parser.add_argument('--data', type=Path, required=True, help='folder of the data sets')
+    arguments = parser.parse_args(argv)
+    try:
+        model = export(arguments.run, arguments.out, arguments.data)
+    except (ExportError, EngineError, parity.ParityError, OSError, ValueError) as error:
+        print(f'training.export: {error}', file=sys.stderr)
+        return 1
+    size = model.path.stat().st_size / 2**20
+    print(f'{model.path}: {size:.1f} MiB, sha256 {model.sha256[:12]}')
+    print(json.dumps(model.info.parity, indent=2))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

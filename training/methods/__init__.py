@@ -1,0 +1,1 @@
+"""The methods from the literature, one folder each; none imports another."""

@@ -1,0 +1,1 @@
+"""Generative anomaly segmentation with class-specific codevectors (README.md beside it)."""

@@ -1,0 +1,323 @@
+"""Training of the codebook method: data, objective and log, as one Lightning module."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from training.data.outliers import Paster, read_cut_outs
+from training.data.street import (
+    CAMVID_CLASSES,
+    CAMVID_PALETTE,
+    PASTED,
+    VOID,
+    Augmentation,
+    Example,
+    PassSampler,
+    StreetCrops,
+    labelled_pictures,
+    read_example,
+)
+from training.methods.codebook import losses
+from training.methods.codebook.model import CodebookNet, Likelihood
+from training.methods.codebook.scores import nearest_codes
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run of the codebook method is made of; a YAML file holds the same names."""
+
+    name: str = 'street'
+    datasets: Sequence[str] = ('camvid/train', 'camvid/val')
+    void_id: int = 11  # the label id that means "none of the classes"
+    sample_drive_pictures: int = 0  # pictures of the procedural street, added to each pass
+    sample_drive_seed: int = 1000  # no seed of a drive that is demonstrated or measured
+    outlier_objects: str = 'outlier_objects'  # folder of cut-outs; '' pastes nothing
+    outlier_most: int = 3  # at most so many pasted objects a crop
+    outlier_heights: Sequence[float] = (0.035, 0.5)  # shares of the crop's height, log-uniform
+    void_labels: bool = True  # positions labelled void are drawn away from all codevectors
+
+    input_size: Sequence[int] = (512, 1024)
+    crop: Sequence[int] = (320, 480)
+    scale: Sequence[float] = (0.63, 1.3)
+
+    codevectors: int = 10
+    dimension: int = 64
+    channels: int = 96
+    top_k: int = 3
+    temperature: float = 0.07
+
+    restart_until: float = 0.7  # share of the passes after which unused codevectors stay
+
+    attract_above: float = 0.9
+    attract_weight: float = 1.0
+    void_below: float = 0.4
+    void_weight: float = 2.0
+    pasted_below: float = 0.2
+    pasted_weight: float = 4.0
+
+    epochs: int = 24
+    batch_size: int = 8
+    learning_rate: float = 1.2e-3
+    backbone_rate: float = 0.25  # the backbone's share of the learning rate
+    frozen_blocks: int = 3  # the stem and so many blocks keep their ImageNet weights (0: none)
+    warm_up: float = 0.3  # share of the steps in which the learning rate rises
+    weight_decay: float = 0.01
+    precision: str = 'bf16-mixed'
+    workers: int = 1
+    seed: int = 0
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their ids."""
+        return CAMVID_CLASSES
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        """RGB colour of each class."""
+        return CAMVID_PALETTE
+
+
+def read_examples(config: Config, root: Path) -> list[Example]:
+    """All pictures of the configured data sets, in memory (about 0.5 MB each), and the sample's."""
+    pairs = [pair for name in config.datasets for pair in labelled_pictures(root / name)]
+    examples = [
+        read_example(image, labels, len(config.classes), config.void_id)
+        for image, labels in track(pairs, description='reading pictures')
+    ]
+    return examples + list(_sample_drive_examples(config))
+
+
+def _sample_drive_examples(config: Config) -> list[Example]:
+    if not config.sample_drive_pictures:
+        return []
+    from vq_anomaly_ros.replay.sample_drive import training_pictures
+
+    pictures = training_pictures(config.sample_drive_seed, config.sample_drive_pictures, (540, 960))
+    return [
+        Example(picture.image, picture.classes)
+        for picture in track(
+            pictures, total=config.sample_drive_pictures, description='drawing streets'
+        )
+    ]
+
+
+class StreetData(lightning.LightningDataModule):
+    """Random crops of street pictures with pasted objects."""
+
+    def __init__(self, config: Config, root: Path) -> None:
+        super().__init__()
+        self.config = config
+        self.root = root
+        self.examples: list[Example] = []
+
+    def setup(self, stage: str = 'fit') -> None:
+        """Read the pictures once."""
+        # OpenCV's own threads would neither survive the fork of the loader nor help beside it.
+        cv2.setNumThreads(0)
+        if not self.examples:
+            self.examples = read_examples(self.config, self.root)
+
+    def class_pixels(self) -> Tensor:
+        """How many pixels each class has in the training pictures, int64 [C]."""
+        counts = np.zeros(256, np.int64)
+        for example in self.examples:
+            counts += np.bincount(example.labels.ravel(), minlength=256)
+        return torch.from_numpy(counts[: len(self.config.classes)])
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Batches of uint8 [B, h, w, 3] and int64 [B, h/4, w/4]."""
+        config = self.config
+        paster = None
+        if config.outlier_objects:
+            cut_outs = read_cut_outs(self.root / config.outlier_objects)
+            low, high = config.outlier_heights
+            paster = Paster(cut_outs, config.outlier_most, (low, high))
+        smallest, largest = config.scale
+        how = Augmentation(_pair(config.input_size), _pair(config.crop), (smallest, largest))
+        crops = StreetCrops(self.examples, how, paster, config.void_labels, config.seed)
+        return DataLoader(
+            cast('Dataset[tuple[Tensor, Tensor]]', crops),  # batches are tensors, items are arrays
+            batch_size=config.batch_size,
+            sampler=PassSampler(len(crops)),
+            num_workers=config.workers,
+            persistent_workers=config.workers > 0,
+            drop_last=True,
+        )
+
+
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    first, second = values
+    return int(first), int(second)
+
+
+class CodebookTask(lightning.LightningModule):
+    """L = segmentation + attraction + repulsion of void + repulsion of pasted objects."""
+
+    def __init__(self, config: Config, pretrained: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.net = CodebookNet(
+            len(config.classes),
+            config.codevectors,
+            config.dimension,
+            config.channels,
+            config.top_k,
+            config.temperature,
+            pretrained,
+        )
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net.backbone.freeze(config.frozen_blocks)
+        self.class_weight: Tensor
+        self.register_buffer('class_weight', torch.ones(len(config.classes)))
+        self.code_counts: Tensor
+        codes = len(config.classes) * config.codevectors
+        self.register_buffer('code_counts', torch.zeros(codes), persistent=False)
+        self.latest: tuple[Tensor, Tensor]  # unit features and labels of the last batch
+
+    def on_train_epoch_start(self) -> None:
+        """Lightning puts everything into training mode; what is frozen stays as it was."""
+        self.net.backbone.freeze(self.config.frozen_blocks)
+
+    def on_fit_start(self) -> None:
+        """Weights of the classes come from the training pictures."""
+        data: StreetData = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.class_weight.copy_(losses.class_weights(data.class_pixels()))
+
+    def terms(self, likelihood: Likelihood, labels: Tensor) -> dict[str, Tensor]:
+        """The weighted terms of the objective by name."""
+        config, scores = self.config, likelihood.class_scores
+        terms = {
+            'segmentation': losses.segmentation(
+                scores, labels, config.temperature, self.class_weight
+            ),
+            'attraction': config.attract_weight
+            * losses.attraction(scores, labels, config.attract_above),
+            'pasted': config.pasted_weight
+            * losses.repulsion(scores, labels == PASTED, config.pasted_below),
+        }
+        if config.void_labels:
+            terms['void'] = config.void_weight * losses.repulsion(
+                scores, labels == VOID, config.void_below
+            )
+        return terms
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        """One batch of crops and coarse labels -> the loss."""
+        pictures, labels = batch
+        features = self.net.encode(pictures)
+        likelihood = self.net.likelihood(features)
+        terms = self.terms(likelihood, labels)
+        loss = torch.stack(list(terms.values())).sum()
+        self.log('loss', loss, prog_bar=True)
+        self.log_dict({f'loss/{name}': value.detach() for name, value in terms.items()})
+        self._count_codes(likelihood.similarity.detach(), labels)
+        self.latest = (features.detach(), labels)
+        return loss
+
+    def _count_codes(self, similarity: Tensor, labels: Tensor) -> None:
+        codes = nearest_codes(similarity)[labels < len(self.config.classes)]
+        self.code_counts += torch.bincount(codes, minlength=self.code_counts.numel())
+
+    def on_train_epoch_end(self) -> None:
+        """Log how the codebook was used: unused codevectors, perplexity of each class."""
+        unused, perplexity = usage(self.code_counts.view(-1, self.config.codevectors))
+        self.log('codebook/unused', float(unused))
+        for name, value in zip(self.config.classes, perplexity.tolist(), strict=True):
+            self.log(f'codebook/perplexity/{name}', value)
+        if self.current_epoch < self.config.restart_until * self.config.epochs:
+            unused_codes = self.code_counts.view(-1, self.config.codevectors) == 0
+            restart(self.net.codevectors.data, unused_codes, *self.latest)
+        self.code_counts.zero_()
+        self._log_pictures()
+
+    @torch.no_grad()
+    def _log_pictures(self) -> None:
+        """Two training pictures, their predicted classes and anomaly scores, into TensorBoard."""
+        writer = getattr(self.logger, 'experiment', None)
+        data: StreetData = self.trainer.datamodule  # type: ignore[attr-defined]
+        if writer is None or not self.trainer.is_global_zero:
+            return
+        height, width = self.config.input_size
+        chosen = (data.examples[0], data.examples[len(data.examples) // 2])
+        pictures = np.stack([cv2.resize(example.image, (width, height)) for example in chosen])
+        self.net.eval()
+        score, labels, _, _ = self.net(torch.from_numpy(pictures).to(self.device))
+        self.net.train()
+        self.net.backbone.freeze(self.config.frozen_blocks)
+        palette = torch.tensor([*self.config.palette], dtype=torch.uint8)
+        low, high = -1.0, 0.0
+        grey = ((score.cpu() - low) / (high - low)).clamp(0, 1)
+        step = self.global_step
+        writer.add_images('pictures', pictures, step, dataformats='NHWC')
+        writer.add_images('classes', palette[labels.cpu().long()], step, dataformats='NHWC')
+        writer.add_images('anomaly score', grey.unsqueeze(1), step)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW with one cycle; the pretrained backbone at a share of the rate."""
+        config = self.config
+        backbone = [p for p in self.net.backbone.parameters() if p.requires_grad]
+        known = {id(parameter) for parameter in self.net.backbone.parameters()}
+        head = [p for p in self.net.parameters() if id(p) not in known]
+        rate = config.learning_rate
+        groups: list[dict[str, Any]] = [
+            {'params': backbone, 'lr': rate * config.backbone_rate},
+            {'params': head},
+        ]
+        optimiser = torch.optim.AdamW(groups, lr=rate, weight_decay=config.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: one_cycle(step / steps, config.warm_up)
+        )
+        return {
+            'optimizer': optimiser,
+            'lr_scheduler': {'scheduler': schedule, 'interval': 'step'},
+        }
+
+
+def restart(codevectors: Tensor, which: Tensor, features: Tensor, labels: Tensor) -> None:
+    """Move the codevectors `which` (bool [C, M]) onto random features of their class, in place.
+
+    codevectors: [C, M, D]; features: unit, [B, D, h, w]; labels: [B, h, w]. A codevector that no
+    position is nearest to gets no gradient and would stay unused for good; its length, which sets
+    how fast it moves, becomes the mean of all. Classes without positions keep theirs.
+    """
+    by_position = features.permute(0, 2, 3, 1)
+    length = codevectors.norm(dim=-1).mean()
+    for c, m in which.nonzero().tolist():
+        own = by_position[labels == c]
+        if len(own):
+            codevectors[c, m] = own[torch.randint(len(own), ())] * length
+
+
+def one_cycle(progress: float, warm_up: float) -> float:
+    """Factor of the learning rate at `progress` in [0, 1]: a cosine up, then a cosine to 0.
+
+    After Smith 2018. A function of the progress alone, so that a run may be resumed for longer.
+    """
+    if progress < warm_up:
+        return 0.04 + 0.96 * 0.5 * (1.0 - math.cos(math.pi * progress / warm_up))
+    rest = min((progress - warm_up) / (1.0 - warm_up), 1.0)
+    return 0.5 * (1.0 + math.cos(math.pi * rest))
+
+
+def usage(counts: Tensor) -> tuple[int, Tensor]:
+    """Codevectors that no position chose, and exp(entropy) of the choices of each class.
+
+    `counts`: [C, M]. A perplexity of M means that all are used alike, 1 that one does everything.
+    """
+    share = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    entropy = -(share * share.clamp(min=1e-12).log()).sum(dim=1)
+    return int((counts == 0).sum()), entropy.exp()

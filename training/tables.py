@@ -1,0 +1,94 @@
+"""Rows of the benchmark as a table, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vq_anomaly_ros.replay.files import OutputError
+
+Row = dict[str, Any]
+
+# Metric -> title in the table, with the better direction; also the order of columns.
+TITLES = {
+    'ap': 'AP ↑',
+    'fpr95': 'FPR95 ↓',
+    'auroc': 'AUROC ↑',
+    'best_f1': 'best F1 ↑',
+    'siou': 'sIoU ↑',
+    'ppv': 'PPV ↑',
+    'f1_star': 'F1* ↑',
+    'miou': 'mIoU ↑',
+    'image_auroc': 'image AUROC ↑',
+    'pixel_auroc': 'pixel AUROC ↑',
+    'pro': 'PRO ↑',
+}
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Return rows as one Markdown table, in per cent, intervals in brackets."""
+    names = [name for name in TITLES if any(name in one['metrics'] for one in rows)]
+    head = ['model', 'data', 'protocol', 'images', *(TITLES[name] for name in names)]
+    lines = [_line([*head, 'outlier data', 'commit', 'sha256'])]
+    lines.append(_line(['---'] * (len(head) + 3)))
+    for one in rows:
+        cells = [one['model'], one['data'], one['protocol'], str(one['images'])]
+        cells += [_cell(one, name) for name in names]
+        sha256 = one['provenance']['sha256'][:8]
+        lines.append(_line([*cells, one['outliers'], one['commit'][:10] or '–', sha256]))
+    missing = [
+        f'- {one["model"]} on {one["data"]}: no {", ".join(names)}, {reason}.'
+        for one in rows
+        for reason, names in _by_reason(one['not_measured']).items()
+    ]
+    return '\n'.join([*lines, *([''] if missing else []), *missing]) + '\n'
+
+
+def _by_reason(reasons: dict[str, str]) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        names.setdefault(reason, []).append(name)
+    return names
+
+
+def _line(cells: Sequence[str]) -> str:
+    return '| ' + ' | '.join(cell.replace('|', '/') for cell in cells) + ' |'
+
+
+def _cell(one: Row, name: str) -> str:
+    if name not in one['metrics']:
+        return '–'
+    text = f'{100 * one["metrics"][name]:.1f}'
+    if name in one['interval']:
+        low, high = one['interval'][name]
+        text += f' [{100 * low:.1f}, {100 * high:.1f}]'
+    return text
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, whole or not at all; OutputError names it where that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f'.{path.name}-', dir=path.parent)
+        scratch = Path(name)
+        try:
+            with os.fdopen(handle, 'w', encoding='utf-8') as file:
+                file.write(text)
+            scratch.chmod(0o666 & ~_umask())
+            scratch.replace(path)
+        except BaseException:
+            scratch.unlink()
+            raise
+    except OSError as error:
+        cause = error.strerror or error
+        raise OutputError(f'{path}: cannot be written ({cause}); choose another place') from error
+
+
+def _umask() -> int:
+    """The permissions that new files go without; mkstemp leaves out all but the owner's."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

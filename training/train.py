@@ -1,0 +1,125 @@
+"""Train a method: `python -m training.train codebook --config C --data ROOT --out RUN`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import yaml
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from training.methods.codebook.task import CodebookTask, Config, StreetData
+
+CONFIGS = Path(__file__).parent / 'configs'
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run."""
+
+
+def read_config(source: str, changes: Sequence[str]) -> Config:
+    """Config from a YAML file, or the name of one in training/configs, with `k=v` changes.
+
+    Raises ConfigError for a missing file, an unknown name or a value of the wrong kind.
+    """
+    path = Path(source) if Path(source).suffix else CONFIGS / f'{source}.yaml'
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f'{path}: cannot be read as a configuration: {error}') from error
+    for change in changes:
+        key, sign, value = change.partition('=')
+        if not sign:
+            raise ConfigError(f'--set {change}: write it as name=value')
+        values[key] = yaml.safe_load(value)
+    return config_from(values, str(path))
+
+
+def config_from(values: dict[str, Any], source: str) -> Config:
+    """Config from plain values; `source` is named in errors."""
+    defaults = dataclasses.asdict(Config())
+    for key, value in values.items():
+        if key not in defaults:
+            raise ConfigError(f'{source}: no setting is called {key}; known: {", ".join(defaults)}')
+        expected = type(defaults[key])
+        if expected is float and isinstance(value, int):
+            value = float(value)
+        if expected is tuple and isinstance(value, list):
+            value = tuple(value)
+        if not isinstance(value, expected):
+            raise ConfigError(
+                f'{source}: {key} is {value!r}, but must be of type {expected.__name__}'
+            )
+        defaults[key] = value
+    return Config(**defaults)
+
+
+def write_config(config: Config, run: Path) -> None:
+    """Keep the configuration beside the checkpoints; training.export reads it from there."""
+    plain = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in dataclasses.asdict(config).items()
+    }
+    (run / 'config.yaml').write_text(yaml.safe_dump(plain, sort_keys=False))
+
+
+def train(config: Config, data: Path, run: Path, progress: bool = True) -> Path:
+    """Train to the end, resuming from RUN/last.ckpt where there is one; returns that file."""
+    run.mkdir(parents=True, exist_ok=True)
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    write_config(config, run)
+    checkpoint = run / 'last.ckpt'
+    keep = ModelCheckpoint(
+        dirpath=run,
+        filename='last',
+        save_top_k=1,
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
+    )
+    callbacks: list[Callback] = [keep, LearningRateMonitor('step')]
+    trainer = lightning.Trainer(
+        accelerator='auto',
+        precision=config.precision,  # type: ignore[arg-type]
+        max_epochs=config.epochs,
+        logger=TensorBoardLogger(str(run), name='', version=''),
+        callbacks=callbacks,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        gradient_clip_val=5.0,
+        log_every_n_steps=10,
+    )
+    trainer.fit(
+        CodebookTask(config),
+        datamodule=StreetData(config, data),
+        ckpt_path=str(checkpoint) if checkpoint.exists() else None,
+        weights_only=False,
+    )
+    return checkpoint
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog='training.train', description=__doc__)
+    parser.add_argument('method', choices=['codebook'])
+    parser.add_argument('--config', default='street', help='YAML file or name in training/configs')
+    parser.add_argument('--data', type=Path, required=True, help='folder of the data sets')
+    parser.add_argument('--out', type=Path, required=True, help='folder of the run')
+    parser.add_argument('--set', action='append', default=[], metavar='K=V', dest='changes')
+    arguments = parser.parse_args(argv)
+    try:
+        config = read_config(arguments.config, arguments.changes)
+        train(config, arguments.data, arguments.out)
+    except (ConfigError, OSError, ValueError) as error:
+        print(f'training.train: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
