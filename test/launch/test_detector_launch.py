@@ -1,0 +1,147 @@
+"""detector.launch.py, executed through the stand-in, and rviz2's and DDS's files that it uses."""
+
+from __future__ import annotations
+
+import ast
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from vq_anomaly_ros.node import parameters
+
+ROOT = Path(__file__).resolve().parents[2]
+PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+Run = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture(autouse=True)
+def _no_profile_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PROFILE_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def parameters_of(node: Any) -> tuple[str, dict[str, Any]]:
+    """The parameter file and the overrides as the node would get them."""
+    file, *overrides = node.options['parameters']
+    values = {name: value for part in overrides for name, value in part.items()}
+    return file, {n: v.args[0] if hasattr(v, 'args') else v for n, v in values.items()}
+
+
+def executables() -> set[str]:
+    """The console scripts of setup.py."""
+    tree = ast.parse((ROOT / 'setup.py').read_text(encoding='utf-8'))
+    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+    return {t.split(' = ')[0] for t in texts if isinstance(t, str) and ':main' in t}
+
+
+def test_by_default_one_node_with_the_shipped_parameter_file(run_launch_file: Run) -> None:
+    launched = run_launch_file('detector.launch.py')
+    (node,) = launched.nodes
+    assert node.options['package'] == 'vq_anomaly_ros'
+    assert node.options['executable'] in executables()
+    assert node.options['respawn'] is False
+    file, values = parameters_of(node)
+    assert Path(file) == ROOT / 'config' / 'detector.yaml'
+    assert values == {'use_sim_time': False}
+
+
+def test_arguments_become_parameters_that_the_node_accepts(run_launch_file: Run) -> None:
+    launched = run_launch_file(
+        'detector.launch.py',
+        model='007',
+        backend='onnxruntime',
+        cameras="['/front','/rear']",
+        target_fpr='0.01',
+        use_sim_time='true',
+        respawn='true',
+        params_file='mine.yaml',
+    )
+    (node,) = launched.nodes
+    file, values = parameters_of(node)
+    assert file == 'mine.yaml'
+    assert values == {
+        'model': '007',
+        'backend': 'onnxruntime',
+        'cameras': ['/front', '/rear'],
+        'target_fpr': 0.01,
+        'use_sim_time': True,
+    }
+    assert node.options['respawn'] is True
+    declared = parameters.resolve(values)
+    assert (declared.problems, declared.unknown) == ({}, [])
+    model = node.options['parameters'][1]['model']
+    assert model.options == {'value_type': str}, 'launch would read 007 as a number'
+
+
+def test_a_single_camera_needs_no_brackets(run_launch_file: Run) -> None:
+    (node,) = run_launch_file('detector.launch.py', cameras='/rear').nodes
+    assert parameters_of(node)[1]['cameras'] == ['/rear']
+
+
+def test_rviz_on_demand(run_launch_file: Run) -> None:
+    _, rviz = run_launch_file('detector.launch.py', rviz='true', use_sim_time='true').nodes
+    assert (rviz.options['package'], rviz.options['executable']) == ('rviz2', 'rviz2')
+    option, config = rviz.options['arguments']
+    assert option == '-d' and Path(config).is_file()
+    assert rviz.options['parameters'] == [{'use_sim_time': True}]
+
+
+def test_every_argument_is_described(run_launch_file: Run) -> None:
+    arguments = run_launch_file('detector.launch.py').arguments
+    assert set(arguments) == {
+        'model', 'backend', 'cameras', 'target_fpr', 'params_file', 'use_sim_time', 'respawn',
+        'rviz',
+    }  # fmt: skip
+    assert all(len(options['description']) > 10 for options in arguments.values())
+
+
+def test_the_profile_for_large_images_is_set_unless_the_user_has_one(
+    run_launch_file: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = run_launch_file('detector.launch.py').environment
+    assert set(environment) == set(PROFILE_VARIABLES)
+    assert all(Path(path).is_file() for path in environment.values())
+    monkeypatch.setenv(PROFILE_VARIABLES[0], 'mine.xml')
+    assert set(run_launch_file('detector.launch.py').environment) == {PROFILE_VARIABLES[1]}
+
+
+def test_the_profile_holds_several_images_and_replaces_the_default_transports() -> None:
+    root = ET.parse(ROOT / 'config' / 'fastdds_large_images.xml').getroot()  # noqa: S314  our own
+    space = {'d': 'http://www.eprosima.com'}
+    transports = {
+        t.findtext('d:type', '', space): t
+        for t in root.iter(f'{{{space["d"]}}}transport_descriptor')
+    }
+    assert set(transports) == {'SHM', 'UDPv4'}
+    megabytes = int(transports['SHM'].findtext('d:segment_size', '0', space)) / 2**20
+    assert megabytes >= 10 * 1920 * 1080 * 3 / 2**20
+    participant = root.find('.//d:participant', space)
+    assert participant is not None and participant.get('is_default_profile') == 'true'
+    assert participant.findtext('.//d:useBuiltinTransports', '', space) == 'false'
+    used = {t.text for t in participant.iterfind('.//d:userTransports/d:transport_id', space)}
+    assert used == {t.findtext('d:transport_id', '', space) for t in transports.values()}
+
+
+def test_rviz_shows_topics_of_the_default_camera() -> None:
+    content = yaml.safe_load((ROOT / 'config' / 'detector.rviz').read_text(encoding='utf-8'))
+    manager = content['Visualization Manager']
+    settings = parameters.Settings()
+    (camera,) = settings.cameras
+    results = ('overlay', 'mask', 'semantic_mask')
+    expected = {
+        settings.input_topic(camera): 'Best Effort',
+        **{f'{camera}/anomaly/{name}': 'Reliable' for name in results},
+    }
+    shown = {d['Topic']['Value']: d['Topic'] for d in manager['Displays']}
+    assert {topic: qos['Reliability Policy'] for topic, qos in shown.items()} == expected
+    assert {qos['Durability Policy'] for qos in shown.values()} == {'Volatile'}
+    assert {d['Class'] for d in manager['Displays']} == {'rviz_default_plugins/Image'}
+    assert all(d['Enabled'] for d in manager['Displays'])
+    assert manager['Global Options']['Fixed Frame'] == 'camera'
+    names = [display['Name'] for display in manager['Displays']]
+    assert len(set(names)) == len(names) and set(names) <= set(content['Window Geometry'])

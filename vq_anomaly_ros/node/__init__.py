@@ -1,0 +1,1 @@
+"""The ROS face of the detector: the only part of the package that imports rclpy."""

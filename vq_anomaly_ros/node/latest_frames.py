@@ -1,0 +1,184 @@
+"""The newest frame of each camera, one worker thread that serves them in turn, and the counts.
+
+A detector that is slower than its cameras must not queue: an old answer is worth less than a new
+one. Each camera has one slot; a newer frame replaces the waiting one. The worker takes the slots
+round robin, so a fast camera cannot starve a slow one. Every frame is accounted for:
+
+    received = published + superseded + rejected + failed + in flight
+
+Plain Python: no ROS in it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar('T')
+
+
+class Outcome(Enum):
+    """How the way of a frame that the worker took has ended."""
+
+    PUBLISHED = 'published'
+    REJECTED = 'rejected'
+    FAILED = 'failed'
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What became of the frames of one camera since the node was configured."""
+
+    received: int = 0
+    published: int = 0
+    superseded: int = 0
+    rejected: int = 0
+    failed: int = 0
+    in_flight: int = 0
+
+
+class Taken(NamedTuple, Generic[T]):
+    """A frame on its way through the worker; `arrived` is the clock's time of its arrival, s."""
+
+    camera: str
+    item: T
+    arrived: float
+
+
+class LatestFrames(Generic[T]):
+    """One slot a camera; safe for any number of threads that put and one that takes."""
+
+    def __init__(self, cameras: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
+        """Make empty, open slots for `cameras` (served in this order); `clock` gives seconds."""
+        self.cameras = tuple(cameras)
+        self._clock = clock
+        self._waiting: dict[str, tuple[T, float]] = {}
+        self._counters: dict[str, Counter[str]] = {camera: Counter() for camera in cameras}
+        self._next = 0
+        self._open = True
+        self._changed = threading.Condition()
+
+    def put(self, camera: str, item: T) -> None:
+        """Lay a frame into its camera's slot; one that still waits there is superseded."""
+        with self._changed:
+            if not self._open:
+                return
+            counter = self._counters[camera]
+            counter['received'] += 1
+            if camera in self._waiting:
+                counter['superseded'] += 1
+            self._waiting[camera] = (item, self._clock())
+            self._changed.notify()
+
+    def take(self, timeout: float | None = None) -> Taken[T] | None:
+        """Take the frame of the next camera in turn; wait for one if there is none.
+
+        Args:
+            timeout: seconds to wait at most; None waits until a frame comes or the slots close.
+
+        Returns:
+            The frame, now in flight until `finish`; None at the timeout or when closed.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or not self._open, timeout)
+            if not self._open or not self._waiting:
+                return None
+            order = self.cameras[self._next :] + self.cameras[: self._next]
+            camera = next(camera for camera in order if camera in self._waiting)
+            self._next = (self.cameras.index(camera) + 1) % len(self.cameras)
+            item, arrived = self._waiting.pop(camera)
+            self._counters[camera]['working'] += 1
+            return Taken(camera, item, arrived)
+
+    def finish(self, camera: str, outcome: Outcome) -> None:
+        """Count how the way of a frame taken from `camera` has ended."""
+        with self._changed:
+            self._counters[camera]['working'] -= 1
+            self._counters[camera][outcome.value] += 1
+
+    def open(self) -> None:
+        """Accept frames again after `close`; the counts go on."""
+        with self._changed:
+            self._open = True
+
+    def close(self) -> None:
+        """Accept no more frames and wake the worker; frames that still wait are superseded."""
+        with self._changed:
+            self._open = False
+            for camera in self._waiting:
+                self._counters[camera]['superseded'] += 1
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def counts(self, camera: str) -> Counts:
+        """Return a consistent snapshot of one camera's counts."""
+        with self._changed:
+            counter = self._counters[camera]
+            return Counts(
+                received=counter['received'],
+                published=counter['published'],
+                superseded=counter['superseded'],
+                rejected=counter['rejected'],
+                failed=counter['failed'],
+                in_flight=counter['working'] + (camera in self._waiting),
+            )
+
+
+class FrameWorker(Generic[T]):
+    """The one thread that works: takes frames in turn and counts how each ended."""
+
+    def __init__(
+        self,
+        frames: LatestFrames[T],
+        process: Callable[[Taken[T]], None],
+        on_error: Callable[[str, Outcome, Exception], None],
+        rejected_by: type[Exception],
+    ) -> None:
+        """Prepare the thread.
+
+        Args:
+            frames: the slots to serve.
+            process: does the whole way of one frame; returns when its results are published.
+            on_error: told (camera, outcome, error) whenever `process` raised.
+            rejected_by: the exception that blames the frame (counted as rejected); every other
+                blames the detector (counted as failed). Neither stops the worker.
+        """
+        self._frames = frames
+        self._process = process
+        self._on_error = on_error
+        self._rejected_by = rejected_by
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Open the slots and start the thread."""
+        self._frames.open()
+        # A daemon: should a frame hang in a driver, a second signal can still end the process.
+        self._thread = threading.Thread(target=self._run, name='detector', daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the slots and wait until the frame in work is through; idempotent."""
+        self._frames.close()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while (taken := self._frames.take()) is not None:
+            outcome = self._work(taken)
+            self._frames.finish(taken.camera, outcome)
+
+    def _work(self, taken: Taken[T]) -> Outcome:
+        try:
+            self._process(taken)
+        # Whatever a frame or an engine does, the next frame gets its chance.
+        except Exception as error:
+            outcome = Outcome.REJECTED if isinstance(error, self._rejected_by) else Outcome.FAILED
+            self._on_error(taken.camera, outcome, error)
+            return outcome
+        return Outcome.PUBLISHED

@@ -1,0 +1,63 @@
+"""What the node publishes, as ROS messages, and with which QoS."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from vq_anomaly_ros.images import as_message_data, image_fields
+from vq_anomaly_ros.node.health import Judgement
+
+# A reliable writer matches both kinds of reader; rviz2 asks for reliable unless told otherwise.
+RESULT_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+LATCHED_QOS = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+
+
+def image_qos(reliability: str, depth: int) -> QoSProfile:
+    """Return the QoS of an image subscription; `reliability` is reliable or best_effort."""
+    return QoSProfile(depth=depth, reliability=ReliabilityPolicy[reliability.upper()])
+
+
+def image_message(header: Header, pixels: np.ndarray, encoding: str) -> Image:
+    """Make an Image of pixels [H, W] or [H, W, 3], under the header of the frame it belongs to."""
+    fields = image_fields(pixels, encoding)
+    fields['data'] = as_message_data(fields['data'])
+    return Image(header=header, **fields)
+
+
+def status_message(
+    name: str, hardware: str, judgement: Judgement, figures: Mapping[str, str]
+) -> DiagnosticStatus:
+    """Make one status of /diagnostics; `hardware` is what it is about (camera or model)."""
+    return DiagnosticStatus(
+        level=bytes([judgement.level]),
+        name=name,
+        message=judgement.message,
+        hardware_id=hardware,
+        values=[KeyValue(key=key, value=value) for key, value in figures.items()],
+    )
+
+
+class MessageTypeError(ValueError):
+    """A message type is not installed; the message names it and the remedy."""
+
+
+def message_type(name: str) -> Any:
+    """Import the class of a message type such as 'sensor_msgs/msg/Image'."""
+    package, _, kind = name.partition('/msg/')
+    try:
+        return getattr(importlib.import_module(f'{package}.msg'), kind)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise MessageTypeError(
+            f'{name}: this message type is not installed; install the package {package}, '
+            'or leave the topic out'
+        ) from error
