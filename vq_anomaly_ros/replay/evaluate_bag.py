@@ -1,0 +1,292 @@
+"""evaluate_bag: every frame of a bag through the detector; report, numbers, video and a bag out.
+
+Frames are read in order by this process, not replayed: the same bag gives the same bits again.
+Exit code: 0 good, 1 a --fail-if condition is met, 2 wrong usage or input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from vq_anomaly_ros.detection.calibration import CalibrationError
+from vq_anomaly_ros.detection.detector import Detection, Detector, DetectorConfig, OutputSize
+from vq_anomaly_ros.detection.engines import EngineError
+from vq_anomaly_ros.detection.model_file import ModelFileError, find_model
+from vq_anomaly_ros.images import Frame, ImageError, as_frame
+from vq_anomaly_ros.outputs import anomaly_topics, detection_images, label_info
+from vq_anomaly_ros.replay import bags, report
+from vq_anomaly_ros.replay.bags import BagError, BagWriter
+from vq_anomaly_ros.replay.conditions import Condition, ConditionError, parse
+from vq_anomaly_ros.replay.files import OutputError, staged
+from vq_anomaly_ros.replay.frame_results import DriveStatistics, DroppedFrame, FrameResult
+from vq_anomaly_ros.replay.interruption import interruptible
+from vq_anomaly_ros.replay.labels import LabelError, LabelFolder
+from vq_anomaly_ros.replay.progress import progress_bar
+from vq_anomaly_ros.replay.video import VideoError
+
+OUTPUT = 'output'
+# What a person can mend: told in one sentence, without a traceback.
+EXPECTED_ERRORS = (
+    BagError,
+    CalibrationError,
+    ConditionError,
+    EngineError,
+    LabelError,
+    ModelFileError,
+    OutputError,
+    VideoError,
+)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What to evaluate and how.
+
+    bags: at least one; topic: the image topic, None for the only one; out: folder of the results;
+    labels: folder of labels, see labels.LabelFolder; conditions: see conditions; the others as in
+    DetectorConfig.
+    """
+
+    bags: tuple[Path, ...]
+    out: Path
+    model: Path
+    topic: str | None = None
+    labels: Path | None = None
+    backend: str = 'auto'
+    output_size: OutputSize = 'camera'
+    target_fpr: float = 1e-3
+    threads: int = 0
+    video: bool = True
+    conditions: tuple[Condition, ...] = ()
+
+
+def evaluate(config: EvaluationConfig, console: Console | None = None) -> dict[str, Any]:
+    """Evaluate bags and write report.html, summary.json, overlay.webm and the bag output/.
+
+    All four replace those of an earlier run once they are complete; on any error nothing changes.
+
+    Returns:
+        The summary; its 'failed' lists the conditions that are met.
+
+    Raises:
+        One of EXPECTED_ERRORS.
+    """
+    topics = {bag: bags.choose_topic(bag, config.topic) for bag in config.bags}
+    labels = LabelFolder(config.labels) if config.labels else None
+    bags.check_replaceable(config.out / OUTPUT)
+    with Detector(_detector_config(config)) as detector, staged(config.out) as folder:
+        _check_conditions(config, detector)
+        with BagWriter(folder / OUTPUT) as output:
+            found = _detections(config, topics, detector, labels, output)
+            run = _run(config, topics, detector)
+            return report.write_report(_shown(found, topics, console), folder, run)
+
+
+def _detector_config(config: EvaluationConfig) -> DetectorConfig:
+    return DetectorConfig(
+        model=config.model,
+        backend=config.backend,
+        output_size=config.output_size,
+        target_fpr=config.target_fpr,
+        threads=config.threads,
+    )
+
+
+def _check_conditions(config: EvaluationConfig, detector: Detector) -> None:
+    """Find a misspelt name now, not after the whole drive: a summary of nothing has all names."""
+    labelled = config.labels is not None
+    statistics = DriveStatistics(detector.info.classes, labelled=labelled)
+    empty = report.summarise(statistics, _run(config, {}, detector))
+    for condition in config.conditions:
+        condition.check_name(empty)
+
+
+def _run(config: EvaluationConfig, topics: dict[Path, str], detector: Detector) -> report.Run:
+    names = tuple(bag.name for bag in config.bags)
+    settings = {
+        'bags': ', '.join(names),
+        'topics': ', '.join(dict.fromkeys(topics.values())),
+        'backend': config.backend,
+        'output_size': config.output_size,
+        'threads': config.threads,
+        'labels': config.labels.name if config.labels else None,
+    }
+    return report.Run(
+        title=f'Anomalies in {", ".join(names)}',
+        sources=names,
+        made_by='Every frame of the bag was read in order and evaluated in one process.',
+        model=detector.model,
+        calibration=detector.calibration,
+        target_fpr=config.target_fpr,
+        engine=detector.engine.description,
+        rate=bags.frame_rate(*next(iter(topics.items()))) if topics else 1.0,
+        latency='of the detector, from frame to labels, score and mask',
+        labelled=config.labels is not None,
+        video=config.video,
+        settings={name: value for name, value in settings.items() if value not in (None, '')},
+        conditions=config.conditions,
+    )
+
+
+def _detections(
+    config: EvaluationConfig,
+    topics: dict[Path, str],
+    detector: Detector,
+    labels: LabelFolder | None,
+    output: BagWriter,
+) -> Iterator[FrameResult | DroppedFrame]:
+    """Run the detector over the bags, writing what the node would publish as it goes.
+
+    Raises:
+        BagError: not one frame could be evaluated.
+        LabelError: labels were given and not one belongs to a frame.
+    """
+    warm = False
+    judged = 0
+    for bag, topic in topics.items():
+        for stamp_ns, _, message in bags.read_images(bag, topic):
+            try:
+                frame = as_frame(message)
+            except ImageError as error:
+                yield DroppedFrame(stamp_ns, bag.name, topic, str(error))
+                continue
+            if not warm:
+                _announce(detector, topics, stamp_ns, output)
+                # The first run allocates: not a latency that the second frame would see.
+                detector.detect([frame])
+                warm = True
+            detection, latency_ms = _timed(detector, frame)
+            write_detection(output, topic, stamp_ns, message.header.frame_id, detection)
+            truth = labels.of(bag, stamp_ns) if labels is not None else None
+            judged += truth is not None
+            yield FrameResult(stamp_ns, bag.name, topic, frame, detection, latency_ms, truth)
+    if not warm:
+        raise BagError(
+            f'{", ".join(map(str, topics))}: no frame of {", ".join(topics.values())} can be '
+            'evaluated; check the encoding of its images'
+        )
+    if labels is not None and not judged:
+        raise LabelError(
+            f'{labels.folder}: no label belongs to a frame of {", ".join(map(str, topics))}; name '
+            'them <stamp in ns>.png, or by the stems of the frames.json of images_to_bag'
+        )
+
+
+def _timed(detector: Detector, frame: Frame) -> tuple[Detection, float]:
+    start = time.perf_counter()
+    (detection,) = detector.detect([frame])
+    return detection, 1e3 * (time.perf_counter() - start)
+
+
+def _announce(
+    detector: Detector, topics: dict[Path, str], stamp_ns: int, output: BagWriter
+) -> None:
+    text = label_info(detector.info, detector.calibration, detector.target_fpr)
+    for topic in dict.fromkeys(topics.values()):
+        name = f'{anomaly_topics(topic)}/label_info_json'
+        output.write_string(name, stamp_ns, text, latched=True)
+
+
+def write_detection(
+    output: BagWriter, topic: str, stamp_ns: int, frame_id: str, detection: Detection
+) -> None:
+    """Write what the node would publish for a frame of the image topic `topic`."""
+    for suffix, (pixels, encoding) in detection_images(detection).items():
+        name = f'{anomaly_topics(topic)}/{suffix}'
+        output.write_image(name, stamp_ns, pixels, encoding, frame_id)
+
+
+def _shown(
+    found: Iterable[FrameResult | DroppedFrame], topics: dict[Path, str], console: Console | None
+) -> Iterator[FrameResult | DroppedFrame]:
+    """Pass results on under a progress bar."""
+    total = sum(bags.image_topics(bag)[topic][1] for bag, topic in topics.items())
+    with progress_bar(console) as progress:
+        yield from progress.track(found, total=total, description='evaluating')
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command evaluate_bag; see --help. Returns the exit code."""
+    console = Console(stderr=True)
+    try:
+        with interruptible():
+            config = _config(_parser().parse_args(arguments))
+            summary = evaluate(config, console)
+    except EXPECTED_ERRORS as error:
+        print(f'evaluate_bag: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            'evaluate_bag: interrupted; nothing was written, results of an earlier run are as '
+            'they were',
+            file=sys.stderr,
+        )
+        return 130
+    _tell(summary, config)
+    return 1 if summary['failed'] else 0
+
+
+def _tell(summary: dict[str, Any], config: EvaluationConfig) -> None:
+    answered = summary['frames'] - summary['frames_dropped']
+    print(f'{answered} of {summary["frames"]} frames, {summary["anomaly_fraction"]:.3%} anomalous')
+    if config.labels is not None:
+        names = ('ap', 'fpr95', 'auroc', 'miou')
+        known = {n: summary['metrics'][n] for n in names if summary['metrics'][n] is not None}
+        print(', '.join(f'{name} {value:.4f}' for name, value in known.items()))
+    for condition in summary['failed']:
+        print(f'FAILED: {condition}')
+    print(f'report  {config.out / report.REPORT}')
+    if config.video:
+        print(f'video   {config.out / report.VIDEO}')
+    print(f'bag     {config.out / OUTPUT}')
+
+
+def _config(options: argparse.Namespace) -> EvaluationConfig:
+    return EvaluationConfig(
+        bags=tuple(options.bag),
+        out=options.out,
+        model=find_model(options.model),
+        topic=options.topic,
+        labels=options.labels,
+        backend=options.backend,
+        output_size=options.output_size,
+        target_fpr=options.target_fpr,
+        threads=options.threads,
+        video=not options.no_video,
+        conditions=tuple(parse(text) for text in options.fail_if),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser('evaluate_bag', description=__doc__)
+    add = parser.add_argument
+    add('bag', nargs='+', type=Path, help='bag folder, or a single .mcap or .db3 file')
+    add('--model', default='street', help='path of a model file or name of a shipped one')
+    add('--out', type=Path, required=True, help='folder of the results')
+    add('--topic', help='image topic; may be left out where a bag has one only')
+    add('--labels', type=Path, help='folder with <stem>.png and semantic/<stem>.png')
+    add('--backend', default='auto', help='openvino, onnxruntime or auto')
+    add('--output-size', choices=('network', 'camera'), default='camera', help='of the images out')
+    add('--target-fpr', type=float, default=1e-3, help='share of normal pixels in the mask')
+    add('--threads', type=int, default=0, help='0 leaves it to the runtime')
+    add('--no-video', action='store_true', help='write no overlay.webm')
+    add(
+        '--fail-if',
+        action='append',
+        default=[],
+        metavar='CONDITION',
+        help="exit code 1 if met, such as 'anomaly_fraction>0.01'; may be repeated",
+    )
+    return parser
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Results that arrive whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vq_anomaly_ros.replay.interruption import raise_if_interrupted
+
+
+class OutputError(OSError):
+    """Results cannot be written; the message names the folder, the cause and the remedy."""
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """Give a temporary folder inside `out`; its entries replace those of `out` on success.
+
+    Left with an exception (Ctrl-C included) it removes what was written: `out` keeps the results
+    that it had. Entries of `out` with other names stay.
+
+    Raises:
+        OutputError: `out` cannot be written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix='.unfinished-', dir=out))
+    except OSError as error:
+        cause = error.strerror or str(error)
+        raise OutputError(f'{out}: cannot write there ({cause}); choose another --out') from error
+    try:
+        fresh = scratch / 'fresh'
+        fresh.mkdir()
+        yield fresh
+        raise_if_interrupted()
+        _install(fresh, out, scratch / 'replaced')
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _install(fresh: Path, out: Path, replaced: Path) -> None:
+    replaced.mkdir()
+    for entry in sorted(fresh.iterdir()):
+        target = out / entry.name
+        # A folder cannot be replaced in one step: the old one is moved aside first.
+        if target.is_dir() and not target.is_symlink():
+            target.replace(replaced / entry.name)
+        entry.replace(target)

@@ -1,0 +1,105 @@
+"""The frames worth looking at: the highest scores of a drive, no two of the same moment."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from vq_anomaly_ros.detection import overlay
+from vq_anomaly_ros.detection.model_file import ModelInfo
+from vq_anomaly_ros.replay.bags import NANOSECONDS
+from vq_anomaly_ros.replay.frame_results import FrameResult, FrameRow
+from vq_anomaly_ros.replay.labels import VOID
+
+_CANDIDATES = 16
+_NEAREST_NS = NANOSECONDS // 2
+_WIDTH = 800
+_QUALITY = 78
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One frame of the gallery: its numbers, and its views as JPEG data URIs by name."""
+
+    row: FrameRow
+    views: dict[str, str]
+
+
+class Gallery:
+    """Keep the best frame of each second, and of those the ones with the highest rarity."""
+
+    def __init__(self, info: ModelInfo, pictures: int = 8) -> None:
+        """Prepare for at most `pictures` frames of the model `info`."""
+        self._info = info
+        self._pictures = pictures
+        self._best: dict[tuple[str, str, int], Picture] = {}
+
+    def offer(self, row: FrameRow, result: FrameResult, painted: np.ndarray) -> None:
+        """Look at a frame; `painted` is its overlay, uint8 BGR [H, W, 3]."""
+        key = (row.source, row.topic, row.stamp_ns // NANOSECONDS)
+        rival = self._best.get(key)
+        if rival is None and len(self._best) >= _CANDIDATES:
+            key_of_rival = min(self._best, key=lambda k: self._best[k].row.rarity)
+            rival = self._best[key_of_rival]
+            if rival.row.rarity < row.rarity:
+                del self._best[key_of_rival]
+        if rival is None or rival.row.rarity < row.rarity:
+            self._best[key] = Picture(row, _views(result, painted, self._info))
+
+    def chosen(self) -> list[Picture]:
+        """Return the pictures, highest rarity first, at least half a second apart."""
+        chosen: list[Picture] = []
+        for picture in sorted(self._best.values(), key=lambda p: (-p.row.rarity, p.row.stamp_ns)):
+            if all(_apart(picture.row, other.row) for other in chosen):
+                chosen.append(picture)
+        return chosen[: self._pictures]
+
+
+def _apart(one: FrameRow, other: FrameRow) -> bool:
+    same_camera = (one.source, one.topic) == (other.source, other.topic)
+    return not same_camera or abs(one.stamp_ns - other.stamp_ns) >= _NEAREST_NS
+
+
+def _views(result: FrameResult, painted: np.ndarray, info: ModelInfo) -> dict[str, str]:
+    views = {
+        'overlay': painted,
+        'camera': result.frame.bgr(),
+        'score': overlay.score_heatmap(result.detection.score),
+    }
+    if result.detection.labels is not None:
+        views['classes'] = overlay.colour_labels(result.detection.labels, info.palette)
+    if result.truth is not None and result.truth.anomaly is not None:
+        views['truth'] = _truth(result.truth.anomaly, views['camera'])
+    size = _view_size(result.frame.size)
+    return {name: data_uri(_fitted(picture, size)) for name, picture in views.items()}
+
+
+def _truth(anomaly: np.ndarray, camera: np.ndarray) -> np.ndarray:
+    """The labelled objects in white over a darkened picture, void in grey."""
+    size = (camera.shape[1], camera.shape[0])
+    labels = cv2.resize(anomaly, size, interpolation=cv2.INTER_NEAREST)
+    picture = cv2.convertScaleAbs(camera, alpha=0.3)
+    picture[labels == VOID] = 96
+    picture[labels == 1] = 255
+    return picture
+
+
+def _view_size(size: tuple[int, int]) -> tuple[int, int]:
+    height, width = size
+    scale = min(1.0, _WIDTH / width)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    shrinks = size[0] < picture.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_NEAREST
+    return cv2.resize(picture, size, interpolation=method)
+
+
+def data_uri(picture: np.ndarray) -> str:
+    """Return uint8 BGR [H, W, 3] as a JPEG data URI."""
+    _, data = cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    return 'data:image/jpeg;base64,' + base64.b64encode(data.tobytes()).decode()

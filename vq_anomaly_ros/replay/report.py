@@ -1,0 +1,248 @@
+"""From the results of a drive's frames to summary.json, report.html and overlay.webm.
+
+Whatever made the results: evaluate_bag feeds what it computes, the demo what the node published.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from vq_anomaly_ros.detection import overlay
+from vq_anomaly_ros.detection.calibration import Calibration
+from vq_anomaly_ros.detection.model_file import ModelFile
+from vq_anomaly_ros.replay import charts
+from vq_anomaly_ros.replay.bags import NANOSECONDS
+from vq_anomaly_ros.replay.conditions import Condition
+from vq_anomaly_ros.replay.frame_results import (
+    MOST_RARE,
+    DriveStatistics,
+    DroppedFrame,
+    FrameResult,
+    FrameRow,
+)
+from vq_anomaly_ros.replay.gallery import Gallery, Picture
+from vq_anomaly_ros.replay.video import VideoWriter
+
+SUMMARY = 'summary.json'
+REPORT = 'report.html'
+VIDEO = 'overlay.webm'
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a report says of how its results were made.
+
+    sources: names of the bags; made_by: a sentence; engine: runtime, device, precision; rate:
+    frames a second, for the video; latency: what FrameResult.latency_ms measures; judged_score: see
+    DriveStatistics; labelled: whether frames come with labels; settings: name -> value, all that a
+    person would have to repeat; counts, latency_ms: what the node says of itself, the latter in
+    place of the frames' own latencies.
+    """
+
+    title: str
+    sources: tuple[str, ...]
+    made_by: str
+    model: ModelFile
+    calibration: Calibration
+    target_fpr: float
+    engine: str
+    rate: float
+    latency: str
+    judged_score: str = 'raw'
+    labelled: bool = False
+    video: bool = True
+    settings: dict[str, Any] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    latency_ms: dict[str, float | None] | None = None
+    conditions: tuple[Condition, ...] = ()
+
+
+def write_report(
+    results: Iterable[FrameResult | DroppedFrame], folder: Path, run: Run
+) -> dict[str, Any]:
+    """Take in all results and write summary.json, report.html and overlay.webm into `folder`.
+
+    Args:
+        results: in the order of the drive; taken in one pass, no frame is kept.
+        folder: an existing folder, best a temporary one (see files.staged).
+        run: how the results were made.
+
+    Returns:
+        The summary.
+
+    Raises:
+        LabelError, VideoError, ConditionError: see there.
+    """
+    statistics = DriveStatistics(run.model.info.classes, run.judged_score, run.labelled)
+    gallery = Gallery(run.model.info)
+    with ExitStack() as stack:
+        video = stack.enter_context(VideoWriter(folder / VIDEO, run.rate)) if run.video else None
+        for result in results:
+            if isinstance(result, DroppedFrame):
+                statistics.drop(result)
+                continue
+            row = statistics.add(result)
+            painted = overlay.overlay(result.frame, result.detection, run.model.info)
+            gallery.offer(row, result, painted)
+            if video is not None:
+                video.write(painted)
+    summary = summarise(statistics, run)
+    verdicts = [(condition, condition.met(summary)) for condition in run.conditions]
+    summary['failed'] = [str(condition) for condition, met in verdicts if met]
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + '\n')
+    page = render(statistics.rows, gallery.chosen(), summary, run, verdicts)
+    (folder / REPORT).write_text(page, encoding='utf-8')
+    return summary
+
+
+def summarise(statistics: DriveStatistics, run: Run) -> dict[str, Any]:
+    """Return the content of summary.json, its verdicts apart."""
+    info, calibration = run.model.info, run.calibration
+    return {
+        **statistics.summary(),
+        **({'latency_ms': run.latency_ms} if run.latency_ms is not None else {}),
+        'sources': list(run.sources),
+        'made_by': run.made_by,
+        'model': {
+            'name': info.name,
+            'method': info.method,
+            'sha256': run.model.sha256,
+            'weights_sha256': info.weights_sha256,
+            'commit': info.commit,
+        },
+        'calibration': {
+            'source': calibration.source,
+            'date': calibration.date,
+            'pixels': calibration.pixels,
+            'sha256': calibration.sha256,
+        },
+        'engine': run.engine,
+        'target_fpr': run.target_fpr,
+        'settings': run.settings,
+        **({'counts': run.counts} if run.counts else {}),
+        'version': package_version(),
+        'created': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    }
+
+
+def render(
+    rows: Sequence[FrameRow],
+    pictures: Sequence[Picture],
+    summary: dict[str, Any],
+    run: Run,
+    verdicts: Sequence[tuple[Condition, bool]] = (),
+) -> str:
+    """Return report.html: one self-contained page, light and dark.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    if not rows:
+        raise ValueError('no frame has a result, so there is nothing to report')
+    times = drive_times(rows)
+    when = {(row.source, row.topic, row.stamp_ns): t for row, t in zip(rows, times, strict=True)}
+    span = float(times[-1] - times[0]) or 1.0
+    gallery = [
+        {
+            'number': number,
+            'picture': picture,
+            'time': when[picture.row.source, picture.row.topic, picture.row.stamp_ns],
+        }
+        for number, picture in enumerate(pictures, 1)
+    ]
+    marks = [{'number': item['number'], 'at': item['time'] / span * 100} for item in gallery]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name('templates')),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template('report.html.j2').render(
+        run=run,
+        summary=summary,
+        verdicts=verdicts,
+        gallery=gallery,
+        marks=marks,
+        views=list(dict.fromkeys(name for picture in pictures for name in picture.views)),
+        score_charts=_score_charts(rows, times, run),
+        share_chart=_share_chart(rows, times, run),
+        latency_chart=_latency_chart(rows, summary, run),
+        most_rare=MOST_RARE,
+        video=VIDEO if run.video else None,
+    )
+
+
+def package_version() -> str:
+    """Return the version of the installed package, or that it is none."""
+    try:
+        return importlib.metadata.version('vq_anomaly_ros')
+    except importlib.metadata.PackageNotFoundError:
+        return 'source checkout'
+
+
+def drive_times(rows: Sequence[FrameRow]) -> np.ndarray:
+    """Return seconds since the first frame, float64 [n], ascending.
+
+    The pause between two bags, and a clock that jumps back, count as one frame at the usual rate.
+    """
+    stamps = np.array([row.stamp_ns for row in rows], np.int64)
+    steps = np.diff(stamps) / NANOSECONDS
+    same = np.array([a.source == b.source for a, b in itertools.pairwise(rows)], bool)
+    steady = same & (steps > 0)
+    usual = float(np.median(steps[steady])) if steady.any() else 0.1
+    return np.r_[0.0, np.cumsum(np.where(steady, steps, usual))]
+
+
+def _score_charts(rows: Sequence[FrameRow], times: np.ndarray, run: Run) -> Iterator[charts.Chart]:
+    level = -np.log10(run.target_fpr)
+    yield charts.line_chart(
+        'Rarity of the most anomalous hundredth of the pixels',
+        times,
+        np.array([row.rarity for row in rows]),
+        top=MOST_RARE,
+        level=(float(level), f'mask threshold: 1 normal pixel in {1 / run.target_fpr:,.0f}'),
+    )
+    fractions = 100 * np.array([row.anomaly_fraction for row in rows])
+    labelled = 100 * np.array([row.labelled_fraction for row in rows], np.float64)
+    highest = max(float(fractions.max()), float(np.nanmax(labelled, initial=0.0)))
+    yield charts.line_chart(
+        'Share of the pixels in the anomaly mask',
+        times,
+        fractions,
+        top=max(highest * 1.08, 300 * run.target_fpr),
+        level=(100 * run.target_fpr, f'expected of normal frames: {100 * run.target_fpr:.2f} %'),
+        reference=(labelled, 'labelled as unknown objects') if run.labelled else None,
+        unit=' %',
+    )
+
+
+def _share_chart(rows: Sequence[FrameRow], times: np.ndarray, run: Run) -> charts.Chart | None:
+    shares = [row.class_shares for row in rows]
+    if any(share is None for share in shares):
+        return None
+    info = run.model.info
+    return charts.share_chart(
+        'Share of the classes', times, np.array(shares), info.classes, info.palette
+    )
+
+
+def _latency_chart(
+    rows: Sequence[FrameRow], summary: dict[str, Any], run: Run
+) -> charts.Chart | None:
+    values = np.array([row.latency_ms for row in rows if row.latency_ms is not None])
+    if not len(values):
+        return None
+    marks = [(summary['latency_ms'][name], name) for name in ('p50', 'p95', 'p99')]
+    return charts.histogram(f'Time {run.latency}', values, marks)
