@@ -52,6 +52,7 @@ class Config:
     input_size: Sequence[int] = (512, 1024)
     crop: Sequence[int] = (320, 480)
     scale: Sequence[float] = (0.63, 1.3)
+    stretch: Sequence[float] = (0.65, 1.1)  # of the width, beyond the stretch to the input size
 
     codevectors: int = 10
     dimension: int = 64
@@ -145,8 +146,12 @@ class StreetData(lightning.LightningDataModule):
             cut_outs = read_cut_outs(self.root / config.outlier_objects)
             low, high = config.outlier_heights
             paster = Paster(cut_outs, config.outlier_most, (low, high))
-        smallest, largest = config.scale
-        how = Augmentation(_pair(config.input_size), _pair(config.crop), (smallest, largest))
+        how = Augmentation(
+            (int(config.input_size[0]), int(config.input_size[1])),
+            (int(config.crop[0]), int(config.crop[1])),
+            (config.scale[0], config.scale[1]),
+            (config.stretch[0], config.stretch[1]),
+        )
         crops = StreetCrops(self.examples, how, paster, config.void_labels, config.seed)
         return DataLoader(
             cast('Dataset[tuple[Tensor, Tensor]]', crops),  # batches are tensors, items are arrays
@@ -156,11 +161,6 @@ class StreetData(lightning.LightningDataModule):
             persistent_workers=config.workers > 0,
             drop_last=True,
         )
-
-
-def _pair(values: Sequence[int]) -> tuple[int, int]:
-    first, second = values
-    return int(first), int(second)
 
 
 class CodebookTask(lightning.LightningModule):
