@@ -1,4 +1,8 @@
-"""Drives and single pictures of procedural streets."""
+"""Drives and single pictures of procedural streets.
+
+Every decision has a random generator of its own, seeded with the drive's seed and a number that
+stands for the decision: a new one changes none of the others.
+"""
 
 from __future__ import annotations
 
@@ -223,15 +227,15 @@ class _Drive:
         number = len(self._visits)
         rng = np.random.default_rng([self.seed, 14, number])
         free_from = self._visits[-1].passed if self._visits else 0.0
-        stays = float(rng.uniform(0.9, 2.8))
-        comes = free_from + float(rng.uniform(0.8, 2.2))
+        stays = float(rng.uniform(0.8, 2.2))
+        comes = free_from + float(rng.uniform(0.6, 1.9))
         passed = comes + stays
         plan = self.street.plan
         own = plan.drives * plan.lane / 2
         spots = (own - plan.drives * plan.lane, own + plan.drives * 1.9, plan.road + 0.8,
                  -plan.road - 0.8, own * 0.1)  # fmt: skip
         u = float(rng.choice(spots)) + float(rng.normal(0, 0.3))
-        order = np.random.default_rng([self.seed, 15]).permutation(len(NAMES))
+        order = np.random.default_rng([self.seed, 41]).permutation(len(NAMES))
         name = NAMES[int(order[number % len(NAMES)])]
         z = self.start + SPEED * passed + 3.0
         return _Visit(comes, passed, name, u, z, float(rng.uniform(-0.9, 0.9)), number)

@@ -1,0 +1,43 @@
+"""The card of a model: made from its metadata and the benchmark's rows alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from training import card
+from training.tables import markdown
+from vq_anomaly_ros.detection import model_file
+
+ROOT = Path(__file__).resolve().parents[2]
+ROW = {
+    'model': 'tiny', 'data': 'animals', 'protocol': 'smiyc', 'images': 3, 'outliers': ['none'],
+    'seed': 0, 'commit': 'abc', 'metrics': {'ap': 0.5}, 'interval': {'ap': [0.4, 0.6]},
+    'provenance': {'sha256': '12345678', 'weights_sha256': '12345678'},
+}  # fmt: skip
+
+
+def test_the_card_holds_hash_terms_and_figures(tiny_model: Path) -> None:
+    model = model_file.read(tiny_model)
+    text = card.card(model, [ROW], 'how it came about')
+    for part in (model.sha256, model.info.terms, 'road, tree, car, person', 'how it came about'):
+        assert part in text
+    assert '50.0 [40.0, 60.0]' in text
+
+
+def test_the_table_goes_between_the_markers_and_nowhere_else() -> None:
+    page = f'before\n{card.BEGIN}\nold\n{card.END}\nafter'
+    assert card.with_table(page, 'new') == f'before\n{card.BEGIN}\nnew\n{card.END}\nafter'
+    with pytest.raises(card.CardError, match='put both'):
+        card.with_table('no markers', 'new')
+
+
+def test_readme_and_card_say_what_the_rows_and_the_shipped_model_say(street_model: Path) -> None:
+    rows = json.loads((ROOT / 'docs/benchmarks/street.json').read_text())
+    model = model_file.read(street_model)
+    assert {row['provenance']['sha256'] for row in rows} == {model.sha256}
+    assert markdown(rows) in (ROOT / 'README.md').read_text()
+    notes = (ROOT / 'docs/benchmarks/street_notes.md').read_text()
+    assert (ROOT / 'models/street.md').read_text() == card.card(model, rows, notes)
