@@ -24,6 +24,7 @@ setup(
         (str(SHARE), ['package.xml']),
         files('launch', '*.launch.py'),
         files('config', '*.yaml', '*.rviz', '*.xml'),
+        files('config/palettes', '*.yaml'),
         files('models', '*.onnx', '*.md', 'LICENSE'),
     ],
     install_requires=['setuptools'],
