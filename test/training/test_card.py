@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROW = {
     'model': 'tiny', 'data': 'animals', 'protocol': 'smiyc', 'images': 3, 'outliers': 'none',
     'seed': 0, 'commit': 'abc', 'metrics': {'ap': 0.5}, 'interval': {'ap': [0.4, 0.6]},
-    'provenance': {'sha256': '12345678', 'weights_sha256': '12345678'},
+    'not_measured': {}, 'provenance': {'sha256': '12345678', 'weights_sha256': '12345678'},
 }  # fmt: skip
 
 
