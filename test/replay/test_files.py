@@ -1,11 +1,12 @@
-import contextlib
-import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from vq_anomaly_ros.replay.files import OutputError, staged
-from vq_anomaly_ros.replay.interruption import interruptible
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_entries_replace_those_of_the_same_name_only(tmp_path: Path) -> None:
@@ -24,16 +25,33 @@ def test_entries_replace_those_of_the_same_name_only(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ['keep.txt', 'output', 'report.html']
 
 
-def test_a_swallowed_interruption_installs_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), interruptible(), staged(tmp_path) as folder:
+SWALLOWED = """
+import contextlib, signal, sys
+from pathlib import Path
+from vq_anomaly_ros.replay.files import staged
+from vq_anomaly_ros.replay.interruption import interruptible
+
+out = Path(sys.argv[1])
+try:
+    with interruptible(), staged(out) as folder:
         (folder / 'report.html').write_text('whole')
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
-    assert list(tmp_path.iterdir()) == []
-    # What was interrupted once does not stop what comes next.
-    with staged(tmp_path) as folder:
-        (folder / 'report.html').write_text('whole')
-    assert [path.name for path in tmp_path.iterdir()] == ['report.html']
+    sys.exit('not interrupted')
+except KeyboardInterrupt:
+    print([path.name for path in out.iterdir()])
+# What was interrupted once does not stop what comes next.
+with staged(out) as folder:
+    (folder / 'report.html').write_text('whole')
+print([path.name for path in out.iterdir()])
+"""
+
+
+def test_a_swallowed_interruption_installs_nothing(tmp_path: Path) -> None:
+    # A process of its own: signals are the process's, and native libraries of other tests take part.
+    command = [sys.executable, '-c', SWALLOWED, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ['[]', "['report.html']"], done.stderr
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, ValueError])
