@@ -48,7 +48,7 @@ print([path.name for path in out.iterdir()])
 
 
 def test_a_swallowed_interruption_installs_nothing(tmp_path: Path) -> None:
-    # A process of its own: signals are the process's, and native libraries of other tests take part.
+    # A process of its own: signals are the process's, and native libraries take part in them.
     command = [sys.executable, '-c', SWALLOWED, str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines() == ['[]', "['report.html']"], done.stderr
