@@ -40,7 +40,7 @@ def disc(name: str = 'ball_0001', size: int = 41) -> CutOut:
 
 
 def crops(paster: Paster | None = None, how: Augmentation = HOW, seed: int = 3) -> StreetCrops:
-    return StreetCrops([example(index) for index in range(4)], how, paster, True, seed)
+    return StreetCrops([example(index) for index in range(4)], how, paster, seed)
 
 
 def test_items_have_the_shapes_and_types_of_the_contract() -> None:

@@ -109,13 +109,11 @@ class StreetCrops(Dataset[tuple[Image, NDArray[np.int64]]]):
         examples: list[Example],
         augmentation: Augmentation,
         paster: Paster | None,
-        void_labels: bool,
         seed: int,
     ) -> None:
         self.examples = examples
         self.augmentation = augmentation
         self.paster = paster
-        self.void_labels = void_labels
         self.seed = seed
 
     def __len__(self) -> int:

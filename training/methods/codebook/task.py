@@ -152,7 +152,7 @@ class StreetData(lightning.LightningDataModule):
             (config.scale[0], config.scale[1]),
             (config.stretch[0], config.stretch[1]),
         )
-        crops = StreetCrops(self.examples, how, paster, config.void_labels, config.seed)
+        crops = StreetCrops(self.examples, how, paster, config.seed)
         return DataLoader(
             cast('Dataset[tuple[Tensor, Tensor]]', crops),  # batches are tensors, items are arrays
             batch_size=config.batch_size,
