@@ -21,7 +21,7 @@ from training.data.street import (
     read_example,
 )
 
-HOW = Augmentation(input_size=(64, 128), crop=(32, 64), colour=0.0, scale=(0.6, 1.0))
+HOW = Augmentation(crop=(32, 64), heights=(38, 64), colour=0.0)
 
 
 def example(seed: int) -> Example:
@@ -84,13 +84,41 @@ def test_labels_follow_the_picture_through_crop_and_flip() -> None:
         assert near[known].mean() > 0.95
 
 
+def test_crops_keep_the_proportions_of_their_pictures() -> None:
+    stream = crops(how=Augmentation((32, 64), (48, 120), (1.0, 1.2), colour=0.0))
+    rows, columns = np.mgrid[:60, :100]
+    ramp = np.stack([rows * 2, columns * 2, rows * 0], axis=-1).astype(np.uint8)
+    stream.examples[:] = [Example(ramp, item.labels) for item in stream.examples]
+    for number in range(12):
+        image = stream[number][0].astype(float)
+        down = abs(np.polyfit(np.arange(32), image[:, 30, 0], 1)[0])  # 2 / vertical scale
+        across = abs(np.polyfit(np.arange(64), image[16, :, 1], 1)[0])  # 2 / horizontal scale
+        assert 0.97 < down < 2.55  # 48 to 120 rows of a picture of 60
+        assert 0.96 < down / across < 1.25
+
+
+def test_relighting_draws_an_object_towards_its_surroundings() -> None:
+    image = np.full((80, 120, 3), 200, np.uint8)
+    brightness = {}
+    for relight in (0.0, 1.0):
+        paster = Paster([disc()], most=1, heights=(0.5, 0.5), relight=relight)
+        means = []
+        for seed in range(40):
+            picture = image.copy()
+            covered = paster.paste(picture, np.random.default_rng(seed))
+            if covered.any():
+                means.append(picture[covered][:, 1].mean())
+        brightness[relight] = np.mean(means)
+    assert brightness[0.0] < 40 < brightness[1.0]  # the disc has no green of its own
+
+
 def test_pasted_objects_are_labelled_where_they_cover() -> None:
     paster = Paster([disc()], most=1, heights=(0.4, 0.5))
     image = np.full((80, 120, 3), 60, np.uint8)
     for seed in range(30):
         picture = image.copy()
         covered = paster.paste(picture, np.random.default_rng(seed))
-        changed = np.abs(picture.astype(int) - 60).max(axis=2) > 40
+        changed = np.abs(picture.astype(int) - 60).max(axis=2) > 110  # half of the way
         assert (changed & ~covered).sum() <= 0.15 * max(covered.sum(), 1) + 5
     stream = crops(Paster([disc()], most=3, heights=(0.3, 0.5)))
     assert any((stream[number][1] == PASTED).any() for number in range(8))

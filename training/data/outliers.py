@@ -61,6 +61,8 @@ class Paster:
     cut_outs: list[CutOut]
     most: int = 3
     heights: tuple[float, float] = (0.035, 0.5)
+    relight: float = 0.0  # objects take up to this share of the light of their surroundings
+    translucent: float = 0.0  # share of objects that the picture shines through
     _jpeg: tuple[int, int] = field(default=(50, 95), repr=False)
 
     def paste(self, image: Image, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -89,7 +91,7 @@ class Paster:
         inner = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
         outer = (slice(y0, y1), slice(x0, x1))
         picture = image[outer].astype(np.float32)
-        object_ = _relit(pixels[inner], picture, alpha[inner], rng)
+        object_ = _relit(pixels[inner], picture, alpha[inner], self.relight, rng)
         weight = alpha[inner][..., None]
         image[outer] = np.clip(picture + (object_ - picture) * weight, 0, 255).astype(np.uint8)
         covered[outer] |= alpha[inner] > 0.5
@@ -111,7 +113,9 @@ class Paster:
         if rng.random() < 0.5:
             pixels, alpha = _rotated(pixels, alpha, float(rng.uniform(-25, 25)))
         blur = float(rng.uniform(0.3, 1.3))
-        alpha = cv2.GaussianBlur(alpha, (0, 0), blur) * float(1 - 0.3 * (rng.random() < 0.25))
+        alpha = cv2.GaussianBlur(alpha, (0, 0), blur) * float(
+            1 - 0.3 * (rng.random() < self.translucent)
+        )
         if rng.random() < 0.5:
             quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(*self._jpeg))]
             encoded = cv2.imencode('.jpg', pixels, quality)[1]
@@ -135,17 +139,14 @@ def _relit(
     pixels: Alpha,
     picture: Alpha,
     alpha: Alpha,
+    most: float,
     rng: np.random.Generator,
 ) -> Alpha:
-    """The object's light drawn towards that of its surroundings, by a random share of the way.
-
-    Only as many objects keep their own light as are met in reality: otherwise brightness alone
-    would tell a pasted object from its surroundings.
-    """
+    """The object's light drawn towards that of its surroundings, by up to `most` of the way."""
     solid = alpha > 0.5
     if not solid.any():
         return pixels
-    share = float(rng.uniform(0.0, 0.9))
+    share = float(rng.uniform(0.0, most))
     own, around = pixels[solid], picture.reshape(-1, 3)
     gain = (around.std(axis=0) + 8.0) / (own.std(axis=0) + 8.0)
     gain = np.clip(1 + share * (gain - 1), 0.4, 2.0)

@@ -84,14 +84,11 @@ def labelled_pictures(folder: Path) -> list[tuple[Path, Path]]:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How a crop is taken. A picture is first stretched to `input_size`, as on the vehicle."""
+    """How a crop is taken: out of a picture that keeps its proportions at a random height."""
 
-    input_size: tuple[int, int] = (512, 1024)
     crop: tuple[int, int] = (320, 480)
-    scale: tuple[float, float] = (0.63, 1.3)
-    # Range of a further horizontal stretch: a 4:3 picture is 1.5 times too wide at a 2:1 input, so
-    # below 1 it comes to its true proportions, which pictures of other cameras have there.
-    stretch: tuple[float, float] = (0.65, 1.1)
+    heights: tuple[int, int] = (270, 792)  # of the picture in pixels, log-uniform
+    stretch: tuple[float, float] = (0.95, 1.1)  # of its width, for other cameras' proportions
     colour: float = 1.0  # strength of the jitter of light and colour
 
 
@@ -155,11 +152,10 @@ class PassSampler(Sampler[int]):
 def _random_crop(
     example: Example, how: Augmentation, rng: np.random.Generator
 ) -> tuple[Image, Image]:
-    low, high = np.log(how.scale)
-    scale = np.exp(rng.uniform(low, high))
+    scale = np.exp(rng.uniform(*np.log(how.heights))) / example.image.shape[0]
     stretch = np.exp(rng.uniform(*np.log(how.stretch)))
-    height = max(int(how.input_size[0] * scale), how.crop[0])
-    width = max(int(how.input_size[1] * scale * stretch), how.crop[1])
+    height = max(int(example.image.shape[0] * scale), how.crop[0])
+    width = max(int(example.image.shape[1] * scale * stretch), how.crop[1])
     image = cv2.resize(example.image, (width, height), interpolation=cv2.INTER_LINEAR)
     labels = cv2.resize(example.labels, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     top = int(rng.integers(0, height - how.crop[0] + 1))

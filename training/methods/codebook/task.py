@@ -47,12 +47,14 @@ class Config:
     outlier_objects: str = 'outlier_objects'  # folder of cut-outs; '' pastes nothing
     outlier_most: int = 3  # at most so many pasted objects a crop
     outlier_heights: Sequence[float] = (0.035, 0.5)  # shares of the crop's height, log-uniform
+    outlier_relight: float = 0.0  # pasted objects take up to this share of the light around them
+    outlier_translucent: float = 0.0  # share of pasted objects that the picture shines through
     void_labels: bool = True  # positions labelled void are drawn away from all codevectors
 
     input_size: Sequence[int] = (512, 1024)
     crop: Sequence[int] = (320, 480)
-    scale: Sequence[float] = (0.63, 1.3)
-    stretch: Sequence[float] = (0.65, 1.1)  # of the width, beyond the stretch to the input size
+    heights: Sequence[int] = (270, 792)  # of a picture before it is cropped, log-uniform
+    stretch: Sequence[float] = (0.95, 1.1)  # of its width beyond its proportions
 
     codevectors: int = 10
     dimension: int = 64
@@ -73,7 +75,7 @@ class Config:
     batch_size: int = 8
     learning_rate: float = 1.2e-3
     backbone_rate: float = 0.25  # the backbone's share of the learning rate
-    frozen_blocks: int = 3  # the stem and so many blocks keep their ImageNet weights (0: none)
+    frozen_blocks: int = 0  # the stem and so many blocks keep their ImageNet weights (0: none)
     warm_up: float = 0.3  # share of the steps in which the learning rate rises
     weight_decay: float = 0.01
     precision: str = 'bf16-mixed'
@@ -145,11 +147,16 @@ class StreetData(lightning.LightningDataModule):
         if config.outlier_objects:
             cut_outs = read_cut_outs(self.root / config.outlier_objects)
             low, high = config.outlier_heights
-            paster = Paster(cut_outs, config.outlier_most, (low, high))
+            paster = Paster(
+                cut_outs,
+                config.outlier_most,
+                (low, high),
+                config.outlier_relight,
+                config.outlier_translucent,
+            )
         how = Augmentation(
-            (int(config.input_size[0]), int(config.input_size[1])),
             (int(config.crop[0]), int(config.crop[1])),
-            (config.scale[0], config.scale[1]),
+            (config.heights[0], config.heights[1]),
             (config.stretch[0], config.stretch[1]),
         )
         crops = StreetCrops(self.examples, how, paster, config.seed)
