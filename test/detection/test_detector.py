@@ -57,12 +57,53 @@ def test_sizes_and_types_at_camera_size(open_detector, picture, size) -> None:
     assert detection.labels.dtype == detection.anomaly_mask.dtype == np.uint8
     assert detection.score.dtype == detection.raw_score.dtype == np.float32
     assert detection.codes.dtype == np.int32
-    assert detection.obstacles == ()
+    assert all(obstacle.area >= 5e-4 for obstacle in detection.obstacles)
 
 
 def test_sizes_at_network_size(open_detector, picture) -> None:
     (detection,) = open_detector(output_size='network').detect([Frame(picture(0, 90, 70), 'rgb')])
     assert detection.labels.shape == detection.score.shape == detection.anomaly_mask.shape == MAP
+
+
+def test_labels_upsampled_by_their_scores_are_those_of_the_evaluation(
+    open_detector, picture
+) -> None:
+    """The argmax of every class's scores, each upsampled alone, whatever the order of classes."""
+    frame = Frame(picture(0, 90, 170), 'bgr')
+    detector = open_detector(label_upsampling='bilinear')
+    (smooth,) = detector.detect([frame])
+    detector.engine.input_buffer(1)[0] = cv2.resize(frame.pixels, (128, 64))[..., ::-1]
+    scores = detector.engine.infer(1)['class_scores'][0]
+    upsampled = np.stack([cv2.resize(one, (170, 90)) for one in scores])
+    assert np.array_equal(smooth.labels, upsampled.argmax(axis=0))
+    (nearest,) = open_detector().detect([frame])
+    assert not np.array_equal(smooth.labels, nearest.labels)
+    detector.output_size = 'network'
+    small = open_detector(output_size='network').detect([frame])[0]
+    assert np.array_equal(detector.detect([frame])[0].labels, small.labels)
+
+
+def test_the_output_size_changes_between_frames(open_detector, picture) -> None:
+    detector, frame = open_detector(), Frame(picture(0, 90, 70), 'rgb')
+    for size, shape in (('camera', (90, 70)), ('network', MAP), ('camera', (90, 70))):
+        detector.output_size = size
+        assert detector.detect([frame])[0].score.shape == shape
+    with pytest.raises(ValueError, match='use network or camera'):
+        detector.output_size = 'screen'
+    assert detector.output_size == 'camera'
+
+
+def test_obstacles_are_the_parts_of_the_mask(open_detector, picture) -> None:
+    detector = open_detector(target_fpr=0.3, min_obstacle_area=0.01)
+    (detection,) = detector.detect([Frame(picture(0, 128, 256), 'bgr')])
+    assert detection.obstacles
+    for obstacle in detection.obstacles:
+        x, y, width, height = (int(value) for value in obstacle.box)
+        window = (slice(y, y + height), slice(x, x + width))
+        assert detection.anomaly_mask[window].any(axis=0).all()
+        assert obstacle.score_mean > 0.7
+    detector.min_obstacle_area = 0.9
+    assert detector.detect([Frame(picture(0, 128, 256), 'bgr')])[0].obstacles == ()
 
 
 def test_values_are_in_range(open_detector, picture) -> None:
@@ -289,6 +330,11 @@ def test_a_model_without_calibration_is_refused(make_tiny_model, tmp_path, backe
     path = make_tiny_model(tmp_path / 'm.onnx', calibration=None)
     with pytest.raises(ModelFileError, match='no calibration table'):
         Detector(DetectorConfig(path, backend))
+
+
+def test_an_unknown_label_upsampling_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(ValueError, match='use nearest or bilinear'):
+        Detector(DetectorConfig(tiny_model, label_upsampling='cubic'))  # type: ignore[arg-type]
 
 
 def test_an_unknown_output_size_is_refused(tiny_model: Path) -> None:

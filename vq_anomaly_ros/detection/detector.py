@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -15,9 +15,11 @@ from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.calibration import Calibration, check_target_fpr
 from vq_anomaly_ros.detection.engines import Engine, EngineError, open_engine
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelFileError, ModelInfo
+from vq_anomaly_ros.detection.obstacles import Obstacle, find_obstacles
 from vq_anomaly_ros.images import Frame
 
 OutputSize = Literal['network', 'camera']
+LabelUpsampling = Literal['nearest', 'bilinear']
 _TO_RGB = {'bgr': cv2.COLOR_BGR2RGB, 'mono': cv2.COLOR_GRAY2RGB}
 
 
@@ -28,7 +30,10 @@ class DetectorConfig:
     model: path of the model file; backend: see engines.open_engine; output_size: 'camera' (the
     frame's size) or 'network' (the score map's size); target_fpr: false-positive rate of the mask,
     in (0, 1); threads: 0 = the runtime's choice; with_labels, with_codes: whether to compute them,
-    where the model has them.
+    where the model has them; label_upsampling: labels of the camera's size are those of the score
+    map ('nearest', cheap) or the argmax of bilinearly upsampled class scores ('bilinear', smooth
+    edges, as in evaluation); min_obstacle_area: smallest share of a picture, 0..1, that is told as
+    an obstacle.
     """
 
     model: Path
@@ -38,6 +43,8 @@ class DetectorConfig:
     threads: int = 0
     with_labels: bool = True
     with_codes: bool = False
+    label_upsampling: LabelUpsampling = 'nearest'
+    min_obstacle_area: float = 5e-4
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,7 @@ class Detection:
     labels: uint8 [H, W], class id, None where the model has no classes or they are not asked for;
     score: float32 [H, W], calibrated, in [0, 1]; anomaly_mask: uint8 [H, W], 0 or 255, judged at
     the score map's size; raw_score: float32 [h, w], as the network says it; codes: int32 [h, w],
-    index of the nearest codevector, or None; obstacles: empty in this version.
+    index of the nearest codevector, or None; obstacles: connected parts of the mask, largest first.
     """
 
     labels: np.ndarray | None
@@ -56,7 +63,7 @@ class Detection:
     anomaly_mask: np.ndarray
     raw_score: np.ndarray
     codes: np.ndarray | None
-    obstacles: tuple[Any, ...] = ()
+    obstacles: tuple[Obstacle, ...] = ()
 
 
 class Detector:
@@ -73,13 +80,15 @@ class Detector:
 
     def __init__(self, config: DetectorConfig) -> None:
         """Read the model and open an engine; raises ModelFileError, EngineError, ValueError."""
-        if config.output_size not in get_args(OutputSize):
+        if config.label_upsampling not in get_args(LabelUpsampling):
             raise ValueError(
-                f'the output size {config.output_size!r} is unknown: '
-                f'use {" or ".join(get_args(OutputSize))}'
+                f'the label upsampling {config.label_upsampling!r} is unknown: '
+                f'use {" or ".join(get_args(LabelUpsampling))}'
             )
         self.config = config
         self.target_fpr = config.target_fpr
+        self.output_size = config.output_size
+        self.min_obstacle_area = config.min_obstacle_area
         self.model = model_file.read(config.model)
         self.info = self.model.info
         self.calibration = _calibration_of(self.model)
@@ -96,6 +105,19 @@ class Detector:
     @target_fpr.setter
     def target_fpr(self, value: float) -> None:
         self._target_fpr = check_target_fpr(value)
+
+    @property
+    def output_size(self) -> OutputSize:
+        """Size of labels, score and mask: 'camera' or 'network'."""
+        return self._output_size
+
+    @output_size.setter
+    def output_size(self, value: OutputSize) -> None:
+        if value not in get_args(OutputSize):
+            raise ValueError(
+                f'the output size {value!r} is unknown: use {" or ".join(get_args(OutputSize))}'
+            )
+        self._output_size = value
 
     def detect(self, frames: Sequence[Frame]) -> list[Detection]:
         """One detection a frame, in order; the frames may differ in size and channel order.
@@ -148,14 +170,31 @@ class Detector:
         mask = np.where(score > np.float32(1 - self.target_fpr), np.uint8(255), np.uint8(0))
         labels = results['labels'][i] if 'labels' in results else None
         codes = results['codes'][i].copy() if 'codes' in results else None
-        size = frame.size if self.config.output_size == 'camera' else self.info.map_size
+        size = frame.size if self.output_size == 'camera' else self.info.map_size
         return Detection(
-            labels=None if labels is None else _resized(labels, size, cv2.INTER_NEAREST_EXACT),
+            labels=_labels(results, i, size),
             score=_resized(score, size, cv2.INTER_LINEAR),
             anomaly_mask=_resized(mask, size, cv2.INTER_NEAREST_EXACT),
             raw_score=raw,
             codes=codes,
+            obstacles=find_obstacles(mask, score, labels, size, self.min_obstacle_area),
         )
+
+
+def _labels(results: dict[str, np.ndarray], i: int, size: tuple[int, int]) -> np.ndarray | None:
+    """Labels uint8 [H, W] of picture i; None where they were not asked for."""
+    if 'labels' not in results:
+        return None
+    if 'class_scores' not in results or results['labels'].shape[1:] == size:
+        return _resized(results['labels'][i], size, cv2.INTER_NEAREST_EXACT)
+    # OpenCV resizes at most four channels together, so each class goes alone.
+    best = _resized(results['class_scores'][i][0], size, cv2.INTER_LINEAR)
+    labels = np.zeros(size, np.uint8)
+    for index, scores in enumerate(results['class_scores'][i][1:], start=1):
+        larger = _resized(scores, size, cv2.INTER_LINEAR)
+        labels[larger > best] = index
+        np.maximum(best, larger, out=best)
+    return labels
 
 
 def _resized(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
@@ -170,6 +209,8 @@ def _outputs_of(info: ModelInfo, config: DetectorConfig) -> list[str]:
     wanted = ['score']
     if config.with_labels and 'labels' in available:
         wanted.append('labels')
+        if config.label_upsampling == 'bilinear':
+            wanted.append('class_scores')
     if config.with_codes and 'codes' in available:
         wanted.append('codes')
     return wanted
