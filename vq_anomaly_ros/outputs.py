@@ -6,7 +6,7 @@ Both publish exactly what this module returns, so their results can be compared 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from vq_anomaly_ros.detection.model_file import ModelInfo
 
 NO_CLASS = 255
+
+ScoreEncoding = Literal['32FC1', 'mono16', 'mono8']
+# Integer scores end at this many powers of ten of the tail: as far as calibrations are stored.
+_DECADES = 5.0
 
 
 def anomaly_topics(image_topic: str) -> str:
@@ -29,27 +33,92 @@ def anomaly_topics(image_topic: str) -> str:
     return '/'.join([*parts[:-1], 'anomaly'])
 
 
-def detection_images(detection: Detection) -> dict[str, tuple[np.ndarray, str]]:
+def detection_images(
+    detection: Detection, score_encoding: ScoreEncoding = '32FC1'
+) -> dict[str, tuple[np.ndarray, str]]:
     """Return {topic suffix: (pixels [H, W], encoding)} of a detection.
 
-    'semantic_mask': mono8, class ids (absent for models without classes); 'score': 32FC1,
-    calibrated, 0..1; 'mask': mono8, 255 = anomaly at the target false-positive rate, else 0.
+    'semantic_mask': mono8, class ids (absent for models without classes); 'score': calibrated,
+    see `encoded_score`; 'mask': mono8, 255 = anomaly at the target false-positive rate, else 0.
     """
     images: dict[str, tuple[np.ndarray, str]] = {}
     if detection.labels is not None:
         images['semantic_mask'] = (detection.labels, 'mono8')
-    images['score'] = (detection.score, '32FC1')
+    images['score'] = (encoded_score(detection.score, score_encoding), score_encoding)
     images['mask'] = (detection.anomaly_mask, 'mono8')
     return images
 
 
-def label_info(info: ModelInfo, calibration: Calibration, target_fpr: float) -> str:
+def encoded_score(score: np.ndarray, encoding: ScoreEncoding) -> np.ndarray:
+    """Return calibrated scores p, float32 [H, W] in [0, 1], in the encoding of their topic.
+
+    '32FC1': p itself; 'mono16' and 'mono8': min(-log10(1 - p), 5) / 5 of the full range, rounded,
+    which spends the few values on the tail: p = 0.9, 0.99, 0.999 are 1/5, 2/5, 3/5 of it.
+    Raises ValueError for another encoding.
+    """
+    if encoding == '32FC1':
+        return score
+    if encoding not in get_args(ScoreEncoding):
+        raise ValueError(
+            f'scores are not published as {encoding!r}: use {", ".join(get_args(ScoreEncoding))}'
+        )
+    dtype = np.uint16 if encoding == 'mono16' else np.uint8
+    tail = np.maximum(np.float32(1) - score, np.float32(10**-_DECADES))
+    decades = -np.log10(tail, dtype=np.float32) / np.float32(_DECADES)
+    return np.rint(decades * np.iinfo(dtype).max).astype(dtype)
+
+
+def obstacles_message(
+    detection: Detection, info: ModelInfo, stamp_ns: int, frame_id: str
+) -> dict[str, Any]:
+    """Return what obstacles_json says of a frame (see `detection.obstacles.Obstacle`).
+
+    Boxes are in pixels of the published images, whose size is `size` (height, width).
+    """
+    return {
+        'stamp_ns': stamp_ns,
+        'frame_id': frame_id,
+        'size': list(detection.score.shape),
+        'obstacles': [
+            {
+                'box': [round(value, 2) for value in obstacle.box],
+                'area': round(obstacle.area, 6),
+                'score_mean': round(obstacle.score_mean, 6),
+                'score_max': round(obstacle.score_max, 6),
+                'looks_like': (
+                    None if obstacle.class_id is None else info.classes[obstacle.class_id]
+                ),
+            }
+            for obstacle in detection.obstacles
+        ],
+    }
+
+
+def _score_meaning(encoding: ScoreEncoding) -> dict[str, Any]:
+    meaning = 'share of normal pixels that scored lower; higher = more anomalous'
+    if encoding == '32FC1':
+        return {'encoding': encoding, 'meaning': meaning, 'range': [0.0, 1.0]}
+    largest = 65535 if encoding == 'mono16' else 255
+    return {
+        'encoding': encoding,
+        'meaning': f'value = {largest} * min(-log10(1 - p), 5) / 5, where p = {meaning}',
+        'range': [0, largest],
+    }
+
+
+def label_info(
+    info: ModelInfo,
+    calibration: Calibration,
+    target_fpr: float,
+    score_encoding: ScoreEncoding = '32FC1',
+) -> str:
     """Return the JSON of label_info_json: what the values of the three images mean.
 
     Args:
         info: of the model.
         calibration: the table that the score was calibrated with.
         target_fpr: share of normal pixels that the mask may hold, 0..1.
+        score_encoding: of the score images, see `encoded_score`.
     """
     classes = [
         {'id': index, 'name': name, 'rgb': list(colour)}
@@ -58,11 +127,7 @@ def label_info(info: ModelInfo, calibration: Calibration, target_fpr: float) -> 
     content: dict[str, Any] = {
         'classes': classes,
         'no_class': NO_CLASS,
-        'score': {
-            'encoding': '32FC1',
-            'meaning': 'share of normal pixels that scored lower; higher = more anomalous',
-            'range': [0.0, 1.0],
-        },
+        'score': _score_meaning(score_encoding),
         'mask': {'anomaly': 255, 'normal': 0},
         'threshold': 1.0 - target_fpr,
         'target_fpr': target_fpr,
