@@ -44,7 +44,7 @@ def find_obstacles(
         size: (height, width) in whose pixels the boxes are told.
         min_area: smallest share of the picture, 0..1; what is smaller is no obstacle.
     """
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA] / mask.size
     chosen = [part for part in np.argsort(-areas, kind='stable') if areas[part] >= min_area]
     scale = (size[1] / mask.shape[1], size[0] / mask.shape[0])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from typing import Any
+
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header, String
 
 from vq_anomaly_ros import outputs
@@ -11,39 +15,112 @@ from vq_anomaly_ros.detection.detector import Detection
 from vq_anomaly_ros.detection.model_file import ModelInfo
 from vq_anomaly_ros.detection.overlay import overlay
 from vq_anomaly_ros.images import Frame
-from vq_anomaly_ros.node.messages import LATCHED_QOS, RESULT_QOS, image_message
+from vq_anomaly_ros.node.camera_info import scaled_camera_info
+from vq_anomaly_ros.node.messages import (
+    LATCHED_QOS,
+    image_message,
+    message_name,
+    stamp_ns,
+    stream_qos,
+    string_message,
+)
+from vq_anomaly_ros.node.parameters import Settings
+from vq_anomaly_ros.node.topic_qos import topic_qos
+from vq_anomaly_ros.node.topic_watch import TopicWatch
+from vq_anomaly_ros.node.vision_messages import label_info_message, obstacles_array, vision_msgs
 
 
 class CameraOutputs:
     """The publishers under <camera>/anomaly; a message is made only for those who listen."""
 
-    def __init__(self, node: LifecycleNode, camera: str, with_classes: bool) -> None:
+    def __init__(
+        self, node: LifecycleNode, camera: str, info: ModelInfo, settings: Settings
+    ) -> None:
+        """Offer the topics; raises ValueError for a QoS override that makes no sense."""
         self._node = node
-        topics = outputs.anomaly_topics(f'{camera}/image_raw')
-        names = ['score', 'mask', 'overlay', *(['semantic_mask'] if with_classes else [])]
-        self._images = {
-            name: node.create_lifecycle_publisher(Image, f'{topics}/{name}', RESULT_QOS)
-            for name in names
+        self._info = info
+        self._namespace = outputs.anomaly_topics(f'{camera}/image_raw')
+        self._qos = stream_qos(settings.output_reliability, settings.output_depth)
+        self._vision = vision_msgs()
+        self._release = ExitStack()
+        self.watches: list[TopicWatch] = []
+        images = ['score', 'mask', 'overlay', *(['semantic_mask'] if info.classes else [])]
+        with self._release:
+            self._streams = {name: self._stream(name, Image) for name in images}
+            self._streams['camera_info'] = self._stream('camera_info', CameraInfo)
+            self._streams['obstacles_json'] = self._stream('obstacles_json', String)
+            self._label_info_json = self._latched('label_info_json', String)
+            if self._vision is not None:
+                self._streams['obstacles'] = self._stream(
+                    'obstacles', self._vision.Detection2DArray
+                )
+                self._label_info = self._latched('label_info', self._vision.LabelInfo)
+            self._release = self._release.pop_all()
+
+    @property
+    def topics(self) -> set[str]:
+        """Resolved names of all topics."""
+        return {
+            publisher.topic_name for publisher in (*self._streams.values(), self._label_info_json)
         }
-        self._label_info = node.create_publisher(String, f'{topics}/label_info_json', LATCHED_QOS)
 
     def publish(
-        self, header: Header, frame: Frame, detection: Detection, info: ModelInfo, opacity: float
+        self,
+        header: Header,
+        frame: Frame,
+        detection: Detection,
+        camera_info: CameraInfo | None,
+        settings: Settings,
     ) -> None:
         """Publish what was detected in `frame`, under its header."""
-        for name, (pixels, encoding) in outputs.detection_images(detection).items():
-            if self._images[name].get_subscription_count():
-                self._images[name].publish(image_message(header, pixels, encoding))
-        if self._images['overlay'].get_subscription_count():
-            picture = overlay(frame, detection, info, opacity)
-            self._images['overlay'].publish(image_message(header, picture, 'bgr8'))
+        images = outputs.detection_images(detection, settings.score_encoding)  # type: ignore[arg-type]
+        for name, (pixels, encoding) in images.items():
+            if self._wanted(name):
+                self._streams[name].publish(image_message(header, pixels, encoding))
+        if self._wanted('overlay'):
+            picture = overlay(frame, detection, self._info, settings.overlay_opacity)
+            self._streams['overlay'].publish(image_message(header, picture, 'bgr8'))
+        if camera_info is not None and self._wanted('camera_info'):
+            scaled = scaled_camera_info(camera_info, detection.score.shape, header)
+            self._streams['camera_info'].publish(scaled)
+        self._publish_obstacles(header, detection)
 
-    def publish_label_info(self, text: str) -> None:
+    def publish_label_info(self, text: str, target_fpr: float) -> None:
         """Publish (latched) what the values of the images mean."""
-        self._label_info.publish(String(data=text))
+        self._label_info_json.publish(String(data=text))
+        if self._vision is not None:
+            header = Header(stamp=self._node.get_clock().now().to_msg())
+            message = label_info_message(self._vision, header, self._info, target_fpr)
+            self._label_info.publish(message)
 
     def destroy(self) -> None:
         """Take all topics back."""
-        self._node.destroy_publisher(self._label_info)
-        for publisher in reversed(self._images.values()):
-            self._node.destroy_lifecycle_publisher(publisher)
+        self._release.close()
+
+    def _publish_obstacles(self, header: Header, detection: Detection) -> None:
+        if self._wanted('obstacles_json'):
+            told = outputs.obstacles_message(
+                detection, self._info, stamp_ns(header), header.frame_id
+            )
+            self._streams['obstacles_json'].publish(string_message(told))
+        if self._vision is not None and self._wanted('obstacles'):
+            boxes = obstacles_array(self._vision, header, detection.obstacles)
+            self._streams['obstacles'].publish(boxes)
+
+    def _wanted(self, name: str) -> bool:
+        return self._streams[name].get_subscription_count() > 0
+
+    def _stream(self, name: str, kind: Any) -> Any:
+        topic = self._node.resolve_topic_name(f'{self._namespace}/{name}')
+        qos = topic_qos(self._node, topic, False, self._qos)
+        # The watch names both sides of a misfit, rclpy's own callbacks only the topic.
+        quiet = PublisherEventCallbacks(use_default_callbacks=False)
+        publisher = self._node.create_lifecycle_publisher(kind, topic, qos, event_callbacks=quiet)
+        self._release.callback(self._node.destroy_lifecycle_publisher, publisher)
+        self.watches.append(TopicWatch(self._node, topic, message_name(kind), qos, False))
+        return publisher
+
+    def _latched(self, name: str, kind: Any) -> Any:
+        publisher = self._node.create_publisher(kind, f'{self._namespace}/{name}', LATCHED_QOS)
+        self._release.callback(self._node.destroy_publisher, publisher)
+        return publisher

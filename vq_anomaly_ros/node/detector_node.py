@@ -21,14 +21,15 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.task import Future
-from sensor_msgs.msg import CompressedImage, Image
 
 from vq_anomaly_ros.detection.engines import EngineError
 from vq_anomaly_ros.node import parameters
+from vq_anomaly_ros.node.camera_input import CameraInput
 from vq_anomaly_ros.node.health import CameraHealth, Judgement, Level, Limits
-from vq_anomaly_ros.node.messages import RESULT_QOS, image_qos, status_message
+from vq_anomaly_ros.node.messages import DIAGNOSTICS_QOS, status_message
 from vq_anomaly_ros.node.pipeline import Pipeline
 from vq_anomaly_ros.node.signals import parse_arguments, ros_until_signal
+from vq_anomaly_ros.node.topic_qos import unused_overrides
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
@@ -50,11 +51,12 @@ class AnomalyDetectorNode(LifecycleNode):
         self._pipeline: Pipeline | None = None
         self._listening = ExitStack()
         self._health: dict[str, CameraHealth] = {}
-        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', RESULT_QOS)
+        self._inputs: dict[str, CameraInput] = {}
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', DIAGNOSTICS_QOS)
         # A steady clock: with use_sim_time a paused bag must not silence the diagnostics.
         self._timer = self.create_timer(
             self._settings.diagnostics_period,
-            self._publish_diagnostics,
+            self._on_timer,
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
 
@@ -131,18 +133,37 @@ class AnomalyDetectorNode(LifecycleNode):
             stack.callback(self._health.clear)
             pipeline.start()
             stack.callback(pipeline.stop)
+            stack.callback(self._inputs.clear)
             for camera in self._settings.cameras:
-                self._subscribe(pipeline, camera, stack)
+                self._inputs[camera] = self._input(pipeline, camera)
+                stack.callback(self._inputs[camera].destroy)
+            topics = {input_.topic for input_ in self._inputs.values()}
+            topics.update(*(offered.topics for offered in pipeline.outputs.values()))
+            for sentence in unused_overrides(self, topics):
+                self.get_logger().error(sentence)
             self._listening = stack.pop_all()
 
-    def _subscribe(self, pipeline: Pipeline, camera: str, stack: ExitStack) -> None:
-        subscription = self.create_subscription(
-            Image if self._settings.transport == 'raw' else CompressedImage,
-            self._settings.input_topic(camera),
-            lambda message: pipeline.frames.put(camera, message),
-            image_qos(self._settings.input_reliability, self._settings.input_depth),
-        )
-        stack.callback(self.destroy_subscription, subscription)
+    def _input(self, pipeline: Pipeline, camera: str) -> CameraInput:
+        def put(message: Any) -> None:
+            """Hand the frame, and the newest intrinsics, to the worker."""
+            if (info := self._inputs[camera].camera_info) is not None:
+                pipeline.camera_infos[camera] = info
+            pipeline.frames.put(camera, message)
+
+        return CameraInput(self, camera, self._settings, put)
+
+    def _on_timer(self) -> None:
+        self._publish_diagnostics()
+        self._watch_topics()
+
+    def _watch_topics(self) -> None:
+        """Name what does not fit at the other ends of the topics, once."""
+        watches = [input_.watch for input_ in self._inputs.values()]
+        if self._pipeline is not None:
+            watches += [w for offered in self._pipeline.outputs.values() for w in offered.watches]
+        for watch in watches:
+            for sentence in watch.news(self._settings.warn_unpublished):
+                self.get_logger().warning(sentence)
 
     def _on_parameters(self, changed: list[Parameter]) -> SetParametersResult:
         changes = {parameter.name: parameter.value for parameter in changed}
@@ -176,7 +197,15 @@ class AnomalyDetectorNode(LifecycleNode):
         judgement, figures = self._health[camera].report(
             now, pipeline.frames.counts(camera), latency, limits
         )
-        figures = {'topic': self._settings.input_topic(camera), **figures, **about}
+        continuity = pipeline.continuity[camera]
+        figures = {
+            'topic': self._inputs[camera].topic,
+            **figures,
+            'lost in transport': str(self._inputs[camera].lost),
+            'stamps that jumped back': str(continuity.jumps_back),
+            'changes of size or encoding': str(continuity.changes),
+            **about,
+        }
         return status_message(f'{self.get_name()}: {camera}', camera, judgement, figures)
 
     def _judgement(self) -> Judgement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,20 +11,19 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
-from std_msgs.msg import Header
+from std_msgs.msg import Header, String
 
 from vq_anomaly_ros.images import as_message_data, image_fields
 from vq_anomaly_ros.node.health import Judgement
 
-# A reliable writer matches both kinds of reader; rviz2 asks for reliable unless told otherwise.
-RESULT_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+DIAGNOSTICS_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED_QOS = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
 
 
-def image_qos(reliability: str, depth: int) -> QoSProfile:
-    """Return the QoS of an image subscription; `reliability` is reliable or best_effort."""
+def stream_qos(reliability: str, depth: int) -> QoSProfile:
+    """Return a volatile QoS that keeps the last `depth`; `reliability`: reliable, best_effort."""
     return QoSProfile(depth=depth, reliability=ReliabilityPolicy[reliability.upper()])
 
 
@@ -32,6 +32,21 @@ def image_message(header: Header, pixels: np.ndarray, encoding: str) -> Image:
     fields = image_fields(pixels, encoding)
     fields['data'] = as_message_data(fields['data'])
     return Image(header=header, **fields)
+
+
+def stamp_ns(header: Header) -> int:
+    """Return the stamp of a header in nanoseconds."""
+    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
+
+
+def string_message(content: Mapping[str, Any]) -> String:
+    """Make a String of JSON."""
+    return String(data=json.dumps(content, sort_keys=True))
+
+
+def message_name(kind: Any) -> str:
+    """Return the name of a message class, such as 'sensor_msgs/msg/Image'."""
+    return f'{kind.__module__.split(".")[0]}/msg/{kind.__name__}'
 
 
 def status_message(

@@ -176,11 +176,56 @@ class Settings:
         'as superseded, with 1 they vanish uncounted.',
         bounds=(1, 100),
     )
+    output_reliability: str = _parameter(
+        'reliable',
+        Changes.UNCONFIGURED,
+        'Reliability of the result topics; reliable matches every subscriber, rviz2 asks for it.',
+        choices=('reliable', 'best_effort'),
+    )
+    output_depth: int = _parameter(
+        5,
+        Changes.UNCONFIGURED,
+        'Results of each topic that are kept for a subscriber that is held up.',
+        bounds=(1, 100),
+    )
+    camera_info_topic: str = _parameter(
+        'camera_info',
+        Changes.UNCONFIGURED,
+        'CameraInfo topic below each camera, published again scaled to the output; '
+        'cameras without one just have none.',
+        check=_wrong_topic,
+    )
+    input_bits: int = _parameter(
+        16,
+        Changes.AT_RUN_TIME,
+        'Bits that 16-bit images use: 10 or 12 for most cameras that fill a part of the range.',
+        bounds=(8, 16),
+    )
     output_size: str = _parameter(
         'camera',
-        Changes.UNCONFIGURED,
+        Changes.AT_RUN_TIME,
         "Size of semantic_mask, score and mask: the camera's, or the network's own score map.",
         choices=('camera', 'network'),
+    )
+    label_upsampling: str = _parameter(
+        'nearest',
+        Changes.UNCONFIGURED,
+        "Labels at the camera's size: those of the score map (nearest), or found anew from "
+        'upsampled class scores (bilinear: smooth edges, costs time).',
+        choices=('nearest', 'bilinear'),
+    )
+    score_encoding: str = _parameter(
+        '32FC1',
+        Changes.AT_RUN_TIME,
+        'Encoding of score: 32FC1 as it is, mono16 or mono8 on the scale that label_info_json '
+        'states.',
+        choices=('32FC1', 'mono16', 'mono8'),
+    )
+    min_obstacle_area: float = _parameter(
+        5e-4,
+        Changes.AT_RUN_TIME,
+        'Smallest share of the picture that is told as an obstacle.',
+        bounds=(0.0, 1.0),
     )
     target_fpr: float = _parameter(
         1e-3,
@@ -223,6 +268,13 @@ class Settings:
         'Diagnostics warn when more than this share of the frames came faster than the detector '
         'could take them.',
         bounds=(0.0, 1.0),
+    )
+
+    warn_unpublished: float = _parameter(
+        10.0,
+        Changes.AT_RUN_TIME,
+        'A camera topic that nobody publishes is named in the log after so many seconds.',
+        bounds=(0.1, 3600.0),
     )
 
     def input_topic(self, camera: str) -> str:

@@ -9,18 +9,26 @@ import dataclasses
 import time
 import traceback
 from contextlib import ExitStack
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
+from sensor_msgs.msg import CameraInfo
 
 from vq_anomaly_ros import outputs
-from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
+from vq_anomaly_ros.detection.detector import (
+    Detector,
+    DetectorConfig,
+    LabelUpsampling,
+    OutputSize,
+)
 from vq_anomaly_ros.detection.model_file import ModelInfo, find_model
 from vq_anomaly_ros.images import Frame, ImageError, as_frame
 from vq_anomaly_ros.node.camera_outputs import CameraOutputs
+from vq_anomaly_ros.node.continuity import Continuity, FrameKind
 from vq_anomaly_ros.node.health import LatencyWindow, Throttle
 from vq_anomaly_ros.node.latest_frames import FrameWorker, LatestFrames, Outcome, Taken
+from vq_anomaly_ros.node.messages import stamp_ns
 from vq_anomaly_ros.node.palettes import read_palette
 from vq_anomaly_ros.node.parameters import Settings
 
@@ -43,11 +51,13 @@ class Pipeline:
             _warm_up(self.detector)
             self.frames: LatestFrames[Any] = LatestFrames(settings.cameras)
             self.latency = {camera: LatencyWindow() for camera in settings.cameras}
+            self.continuity = {camera: Continuity() for camera in settings.cameras}
+            self.camera_infos: dict[str, CameraInfo] = {}
             self._worker = FrameWorker(self.frames, self._process, self._on_bad_frame, ImageError)
-            self._outputs: dict[str, CameraOutputs] = {}
+            self.outputs: dict[str, CameraOutputs] = {}
             for camera in settings.cameras:
-                self._outputs[camera] = CameraOutputs(node, camera, bool(self.info.classes))
-                stack.callback(self._outputs[camera].destroy)
+                self.outputs[camera] = CameraOutputs(node, camera, self.info, settings)
+                stack.callback(self.outputs[camera].destroy)
             stack.callback(self._worker.stop)
             self._publish_label_info()
             self._release = stack.pop_all()
@@ -66,48 +76,73 @@ class Pipeline:
 
     def change(self, settings: Settings) -> None:
         """Use parameters that were changed at run time from the next frame on."""
-        self._settings = settings
-        if settings.target_fpr != self.detector.target_fpr:
-            self.detector.target_fpr = settings.target_fpr
+        before, self._settings = self._settings, settings
+        self.detector.target_fpr = settings.target_fpr
+        self.detector.output_size = cast(OutputSize, settings.output_size)
+        self.detector.min_obstacle_area = settings.min_obstacle_area
+        if _label_info_of(settings) != _label_info_of(before):
             self._publish_label_info()
 
     def _process(self, taken: Taken[Any]) -> None:
         """The whole way of one frame; on the worker thread."""
-        frame = as_frame(taken.item)
+        settings, message, camera = self._settings, taken.item, taken.camera
+        frame = as_frame(message, settings.input_bits)
+        self._watch(camera, message, frame)
         (detection,) = self.detector.detect([frame])
-        self._outputs[taken.camera].publish(
-            taken.item.header, frame, detection, self.info, self._settings.overlay_opacity
-        )
+        info = self.camera_infos.get(camera)
+        self.outputs[camera].publish(message.header, frame, detection, info, settings)
         now = time.monotonic()
-        self.latency[taken.camera].add(now, now - taken.arrived)
+        self.latency[camera].add(now, now - taken.arrived)
+
+    def _watch(self, camera: str, message: Any, frame: Frame) -> None:
+        """Say what changed since the camera's last frame, at most once a second."""
+        encoding = message.encoding if hasattr(message, 'encoding') else message.format
+        kind = FrameKind(encoding, *frame.size)
+        odd = self.continuity[camera].note(stamp_ns(message.header), kind)
+        for what, sentence in odd.items():
+            self._say(camera, what, 'warning', sentence)
+
+    def _say(self, camera: str, what: str, level: str, sentence: str) -> bool:
+        """Log a sentence about a camera unless one of this kind was logged within a second."""
+        held_back = self._throttle.go(f'{camera} {what}', time.monotonic())
+        if held_back is None:
+            return False
+        more = f' ({held_back} more since the last message)' if held_back else ''
+        topic = self._settings.input_topic(camera)
+        getattr(self._node.get_logger(), level)(f'{topic}: {sentence}{more}')
+        return True
 
     def _on_bad_frame(self, camera: str, outcome: Outcome, error: Exception) -> None:
         """Say what is wrong, at most once a second a camera; on the worker thread."""
-        held_back = self._throttle.go(f'{camera} {outcome.value}', time.monotonic())
-        if held_back is None:
-            return
-        topic = self._settings.input_topic(camera)
-        more = f' ({held_back} more since the last message)' if held_back else ''
-        logger = self._node.get_logger()
         if outcome is Outcome.REJECTED:
-            logger.warning(f'{topic}: frame rejected: {error}{more}')
+            self._say(camera, outcome.value, 'warning', f'frame rejected: {error}')
             return
-        logger.error(f'{topic}: frame failed: {type(error).__name__}: {error}{more}')
-        logger.debug(''.join(traceback.format_exception(error)))
+        sentence = f'frame failed: {type(error).__name__}: {error}'
+        if self._say(camera, outcome.value, 'error', sentence):
+            self._node.get_logger().debug(''.join(traceback.format_exception(error)))
 
     def _publish_label_info(self) -> None:
-        text = outputs.label_info(self.info, self.detector.calibration, self.detector.target_fpr)
-        for camera_outputs in self._outputs.values():
-            camera_outputs.publish_label_info(text)
+        settings, calibration = self._settings, self.detector.calibration
+        encoding = cast(outputs.ScoreEncoding, settings.score_encoding)
+        text = outputs.label_info(self.info, calibration, settings.target_fpr, encoding)
+        for camera_outputs in self.outputs.values():
+            camera_outputs.publish_label_info(text, settings.target_fpr)
+
+
+def _label_info_of(settings: Settings) -> tuple[float, str]:
+    """Return what label_info_json depends on."""
+    return settings.target_fpr, settings.score_encoding
 
 
 def _config(settings: Settings) -> DetectorConfig:
     return DetectorConfig(
         model=find_model(settings.model),
         backend=settings.backend,
-        output_size=cast(Literal['network', 'camera'], settings.output_size),
+        output_size=cast(OutputSize, settings.output_size),
         target_fpr=settings.target_fpr,
         threads=settings.threads,
+        label_upsampling=cast(LabelUpsampling, settings.label_upsampling),
+        min_obstacle_area=settings.min_obstacle_area,
     )
 
 

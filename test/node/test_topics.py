@@ -1,0 +1,243 @@
+"""The node's topics over DDS: who is at the other end, QoS, intrinsics, obstacles, run time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
+from vq_anomaly_ros.images import Frame
+from vq_anomaly_ros.outputs import encoded_score
+
+pytest.importorskip('rclpy', reason='ROS is not installed')
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import Parameter, ParameterValue
+from rcl_interfaces.srv import DescribeParameters, ListParameters, SetParameters
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import String
+
+NODE = '/anomaly_detector'
+
+
+def set_parameter(peer: Any, name: str, **value: Any) -> Any:
+    kind = {'double_value': 3, 'string_value': 4, 'integer_value': 2}[next(iter(value))]
+    parameter = Parameter(name=name, value=ParameterValue(type=kind, **value))
+    (result,) = peer.call(SetParameters, f'{NODE}/set_parameters', parameters=[parameter]).results
+    return result
+
+
+def test_a_topic_without_publisher_is_named_with_what_is_there(
+    peer: Any, start_detector: Any
+) -> None:
+    peer.node.create_publisher(Image, '/cam0/image_raw', 1)
+    peer.node.create_publisher(String, '/cam1/image_raw', 1)
+    program = start_detector(warn_unpublished=0.3)
+    program.wait_for('/front/image_raw: nobody publishes it')
+    (said,) = [line for line in program.output.splitlines() if 'nobody publishes' in line]
+    assert 'topics of type sensor_msgs/msg/Image: /cam0/image_raw' in said
+    assert '/anomaly/' not in said, 'its own results are no camera'
+    peer.publisher(Image, '/front/image_raw')
+    peer.spin_for(1.0)
+    assert program.output.count('nobody publishes') == 1, 'told once'
+
+
+def test_nobody_publishes_any_picture(peer: Any, start_detector: Any) -> None:
+    program = start_detector(warn_unpublished=0.3)
+    program.wait_for('no topic of type sensor_msgs/msg/Image is there: start the camera')
+
+
+def test_incompatible_qos_is_named_with_both_sides(peer: Any, start_detector: Any) -> None:
+    best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    peer.node.create_publisher(Image, '/front/image_raw', best_effort)
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    peer.node.create_subscription(Image, '/front/anomaly/score', print, latched)
+    program = start_detector(input_reliability='reliable')
+    program.wait_for('/front/image_raw: no message passes')
+    program.wait_for('/front/anomaly/score: no message passes')
+    first, second = (line for line in program.output.splitlines() if 'no message passes' in line)
+    incoming, outgoing = sorted((first, second), key=lambda line: '/anomaly/score' in line)
+    name = peer.node.get_fully_qualified_name()
+    assert f'between {name} (best_effort, volatile) and {NODE} (reliable, volatile)' in incoming
+    assert 'set input_reliability or qos_overrides./front/image_raw.subscription.*' in incoming
+    assert f'between {name} (reliable, transient_local) and {NODE} (reliable, vol' in outgoing
+    peer.spin_for(0.5)
+    assert program.output.count('no message passes') == 2, 'each told once'
+    assert 'incompatible QoS. No messages' not in program.output, 'not told twice by rclpy'
+
+
+def test_another_type_on_the_topic_is_named(peer: Any, start_detector: Any) -> None:
+    peer.node.create_publisher(String, '/front/image_raw', 1)
+    program = start_detector()
+    program.wait_for('publishes it as std_msgs/msg/String')
+    assert 'remap one of them' in program.output
+
+
+def test_two_publishers_on_one_topic_are_named_and_survived(
+    peer: Any, start_detector: Any, picture: Any, image_message: Any
+) -> None:
+    program = start_detector()
+    seen = peer.collect(Image, '/front/anomaly/mask')
+    publishers = [peer.publisher(Image, '/front/image_raw') for _ in range(2)]
+    program.wait_for('/front/image_raw: 2 publishers')
+    for number, publisher in enumerate(publishers * 2):
+        publisher.publish(image_message(picture(number), stamp=1 + number % 2))
+        assert peer.spin_until(lambda number=number: len(seen) > number)
+    program.wait_for('the stamp jumps back by 0.000 s')
+
+
+def test_qos_parameters_and_overrides(peer: Any, start_detector: Any) -> None:
+    start_detector(
+        output_reliability='best_effort',
+        input_reliability='reliable',
+        **{
+            'qos_overrides./front/anomaly/score.publisher.reliability': 'reliable',
+            'qos_overrides./front/anomaly/score.publisher.durability': 'transient_local',
+            'qos_overrides./front/image_raw.subscription.depth': 2,
+        },
+    )
+
+    def offered(name: str) -> list[str]:
+        infos = peer.node.get_publishers_info_by_topic(f'/front/anomaly/{name}')
+        return [f'{i.qos_profile.reliability.name} {i.qos_profile.durability.name}' for i in infos]
+
+    assert peer.spin_until(lambda: offered('mask') == ['BEST_EFFORT VOLATILE'])
+    assert offered('score') == ['RELIABLE TRANSIENT_LOCAL']
+    (image,) = peer.node.get_subscriptions_info_by_topic('/front/image_raw')
+    assert image.qos_profile.reliability.name == 'RELIABLE'
+    names = peer.call(ListParameters, f'{NODE}/list_parameters').result.names
+    assert sum(name.startswith('qos_overrides.') for name in names) == 3
+    described = peer.call(DescribeParameters, f'{NODE}/describe_parameters', names=names)
+    own = [d for d in described.descriptors if d.name != 'use_sim_time']
+    assert all(descriptor.description for descriptor in own)
+
+
+@pytest.mark.parametrize(
+    ('override', 'value', 'said'),
+    [
+        ('mask.publisher.reliability', 'maybe', "'maybe' is unknown; use one of"),
+        ('mask.publisher.depth', 0, '0 is no depth; give 1 to 1000'),
+        ('mask.publisher.colour', 'red', "'colour' is no policy; use one of depth"),
+    ],
+)
+def test_a_senseless_override_keeps_it_unconfigured(
+    start_detector: Any, override: str, value: Any, said: str
+) -> None:
+    name = f'qos_overrides./front/anomaly/{override}'
+    program = start_detector(wait='not configured', **{name: value})
+    assert f'parameter {name}: {said}' in program.output
+    assert 'Traceback' not in program.output
+
+
+def test_an_override_of_no_topic_is_told(start_detector: Any) -> None:
+    program = start_detector(**{'qos_overrides./front/anomaly/skore.publisher.depth': 1})
+    program.wait_for('skore.publisher.depth: no topic of the node is called so')
+
+
+def test_intrinsics_follow_the_results_size(
+    peer: Any, start_detector: Any, picture: Any, image_message: Any
+) -> None:
+    start_detector()
+    seen = peer.collect(CameraInfo, '/front/anomaly/camera_info')
+    masks = peer.collect(Image, '/front/anomaly/mask')
+    infos = peer.publisher(CameraInfo, '/front/camera_info')
+    images = peer.publisher(Image, '/front/image_raw')
+    info = CameraInfo(width=256, height=128)
+    info.k = [100.0, 0.0, 127.5, 0.0, 100.0, 63.5, 0.0, 0.0, 1.0]
+
+    def answered(stamp: int) -> bool:
+        infos.publish(info)
+        peer.spin_for(0.1)
+        images.publish(image_message(picture(1, 128, 256), stamp=stamp, frame_id='lens'))
+        return peer.spin_until(lambda: any(m.header.stamp.nanosec == stamp for m in seen))
+
+    assert answered(7)
+    assert (seen[-1].height, seen[-1].width) == (128, 256)
+    assert peer.spin_until(lambda: masks and masks[-1].header == seen[-1].header)
+    assert set_parameter(peer, 'output_size', string_value='network').successful
+    assert answered(8)
+    assert (seen[-1].height, seen[-1].width) == (16, 32)
+    # a principal point in the middle stays in the middle of the pixel grid
+    np.testing.assert_allclose(np.array(seen[-1].k)[[0, 2, 5]], [12.5, 15.5, 7.5])
+
+
+def test_score_encoding_and_output_size_change_at_run_time(
+    peer: Any, start_detector: Any, tiny_model: Path, picture: Any, image_message: Any
+) -> None:
+    start_detector()
+    seen = peer.collect(Image, '/front/anomaly/score')
+    told = peer.collect(String, '/front/anomaly/label_info_json', latched=True)
+    publisher = peer.publisher(Image, '/front/image_raw')
+    pixels = picture(2, 90, 160)
+    with Detector(DetectorConfig(tiny_model, threads=1)) as detector:
+        for size in ('camera', 'network'):
+            assert set_parameter(peer, 'output_size', string_value=size).successful
+            detector.output_size = size  # type: ignore[assignment]
+            score = detector.detect([Frame(pixels, 'bgr')])[0].score
+            for encoding, dtype in (('mono8', '<u1'), ('mono16', '<u2'), ('32FC1', '<f4')):
+                assert set_parameter(peer, 'score_encoding', string_value=encoding).successful
+                count = len(seen)
+                publisher.publish(image_message(pixels))
+                assert peer.spin_until(lambda count=count: len(seen) > count)
+                assert (seen[-1].encoding, seen[-1].is_bigendian) == (encoding, 0)
+                values = np.frombuffer(seen[-1].data, dtype).reshape(score.shape)
+                np.testing.assert_array_equal(values, encoded_score(score, encoding))  # type: ignore[arg-type]
+                assert peer.spin_until(
+                    lambda encoding=encoding: (
+                        json.loads(told[-1].data)['score']['encoding'] == encoding
+                    )
+                )
+    refused = set_parameter(peer, 'score_encoding', string_value='rgb8')
+    assert not refused.successful and 'none of 32FC1, mono16, mono8' in refused.reason
+
+
+def test_obstacles_as_json_over_dds(
+    peer: Any, start_detector: Any, tiny_model: Path, picture: Any, image_message: Any
+) -> None:
+    start_detector(target_fpr=0.3, min_obstacle_area=0.01)
+    seen = peer.collect(String, '/front/anomaly/obstacles_json')
+    publisher = peer.publisher(Image, '/front/image_raw')
+    pixels = picture(2, 90, 160)
+    publisher.publish(image_message(pixels, stamp=12, frame_id='lens'))
+    assert peer.spin_until(lambda: seen)
+    told = json.loads(seen[0].data)
+    config = DetectorConfig(tiny_model, threads=1, target_fpr=0.3, min_obstacle_area=0.01)
+    with Detector(config) as detector:
+        expected = detector.detect([Frame(pixels, 'bgr')])[0].obstacles
+    assert expected, 'the test needs an obstacle'
+    assert (told['stamp_ns'], told['frame_id'], told['size']) == (12, 'lens', [90, 160])
+    assert [o['box'] for o in told['obstacles']] == [[round(v, 2) for v in o.box] for o in expected]
+
+
+def test_diagnostics_tell_jumps_changes_and_losses(
+    peer: Any, start_detector: Any, picture: Any, image_message: Any
+) -> None:
+    program = start_detector()
+    seen = peer.collect(Image, '/front/anomaly/mask')
+    diagnostics = peer.collect(DiagnosticArray, '/diagnostics')
+    publisher = peer.publisher(Image, '/front/image_raw')
+    messages = [
+        image_message(picture(1), stamp=9_000_000_000),
+        image_message(picture(1), stamp=1_000_000_000),
+        image_message(picture(1, 30, 40), 'rgb8', stamp=2_000_000_000),
+    ]
+    for number, message in enumerate(messages):
+        publisher.publish(message)
+        assert peer.spin_until(lambda number=number: len(seen) > number)
+
+    def values() -> dict[str, str]:
+        if not diagnostics:
+            return {}
+        (status,) = [s for s in diagnostics[-1].status if s.hardware_id == '/front']
+        return {value.key: value.value for value in status.values}
+
+    assert peer.spin_until(lambda: values().get('published') == '3')
+    assert values()['stamps that jumped back'] == '1'
+    assert values()['changes of size or encoding'] == '1'
+    assert values()['lost in transport'] == '0'
+    assert 'jumps back by 8.000 s' in program.output
+    assert 'changed from 128x64 bgr8 to 40x30 rgb8' in program.output
