@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from training.data.street import PASTED, VOID
+from training.data.folders import VOID
+from training.data.street import PASTED
 from training.methods.codebook import losses
 from training.methods.codebook.task import one_cycle, restart, usage
 

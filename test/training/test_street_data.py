@@ -8,17 +8,15 @@ import cv2
 import numpy as np
 import pytest
 
+from training.data.folders import VOID, FolderError
 from training.data.outliers import CutOut, OutlierError, Paster, read_cut_outs
 from training.data.street import (
     PASTED,
-    VOID,
     Augmentation,
     Example,
-    LabelError,
     PassSampler,
     StreetCrops,
-    labelled_pictures,
-    read_example,
+    read_street,
 )
 
 HOW = Augmentation(crop=(32, 64), heights=(38, 64), colour=0.0)
@@ -138,24 +136,29 @@ def write_png(path: Path, array: np.ndarray) -> Path:
     return path
 
 
-def test_unknown_ids_other_sizes_and_unreadable_files_are_named(tmp_path: Path) -> None:
-    image = write_png(tmp_path / 'images' / 'a.png', np.zeros((6, 8, 3), np.uint8))
-    labels = write_png(tmp_path / 'labels' / 'a.png', np.full((6, 8), 11, np.uint8))
-    assert (read_example(image, labels, 11, void=11).labels == VOID).all()
-    with pytest.raises(LabelError, match=r'a\.png: label 11 is neither one of the 5 classes'):
-        read_example(image, labels, 5, void=255)
-    small = write_png(tmp_path / 'small.png', np.zeros((3, 8), np.uint8))
-    with pytest.raises(LabelError, match='8x3, but its picture is 8x6'):
-        read_example(image, small, 11, void=11)
-    broken = tmp_path / 'broken.png'
-    broken.write_bytes(labels.read_bytes()[:20])
-    with pytest.raises(LabelError, match='broken'):
-        read_example(image, broken, 11, void=11)
+def test_a_split_is_read_with_its_classes(tmp_path: Path) -> None:
+    root = tmp_path / 'town' / 'train'
+    ids = np.array([[0, 1], [2, 7]], np.uint8)
+    picture = np.zeros((2, 2, 3), np.uint8)
+    picture[..., 2] = 200  # OpenCV writes BGR: red
+    write_png(root / 'images' / 'a.png', picture)
+    write_png(root / 'labels' / 'a.png', ids)
+    (tmp_path / 'town' / 'classes.yaml').write_text('classes: [road, sky, car]\nvoid: [7]')
+    (example_,) = read_street(root, ('sky', 'car', 'road'))
+    np.testing.assert_array_equal(example_.labels, [[2, 0], [1, VOID]])
+    assert example_.image[0, 0].tolist() == [200, 0, 0]
+    with pytest.raises(FolderError, match='not those asked for'):
+        next(read_street(root, ('sky', 'car')))
 
 
-def test_a_folder_without_pictures_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LabelError, match='no pictures'):
-        labelled_pictures(tmp_path)
+def test_ids_that_are_no_class_and_other_sizes_are_named(tmp_path: Path) -> None:
+    write_png(tmp_path / 'images' / 'a.png', np.zeros((6, 8, 3), np.uint8))
+    write_png(tmp_path / 'labels' / 'a.png', np.full((6, 8), 9, np.uint8))
+    with pytest.raises(FolderError, match=r'a\.png: holds the ids 9'):
+        next(read_street(tmp_path, ('sky', 'car')))
+    write_png(tmp_path / 'labels' / 'a.png', np.zeros((3, 8), np.uint8))
+    with pytest.raises(FolderError, match=r'a\.png: 8x3 labels belong to a\.png of 8x6'):
+        next(read_street(tmp_path, ('sky', 'car')))
 
 
 def test_cut_outs_need_alpha_and_can_leave_categories_out(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
+from training.data.folders import (
+    check_same_size,
+    class_table,
+    load_class_ids,
+    load_image,
+    read_segmentation_folder,
+)
 from training.data.outliers import Paster
 
 Image = NDArray[Any]  # uint8; OpenCV's annotations are wider than that
 
-VOID = 255  # the label of what is none of the classes
 PASTED = 254  # the label of an object that was pasted in
 
-# The classes of the SegNet copy of CamVid, in the order of its label ids; its id 11 is void.
+# The classes of the SegNet copy of CamVid, in the order of its label ids.
 CAMVID_CLASSES = (
     'sky', 'building', 'pole', 'road', 'pavement', 'tree',
     'sign', 'fence', 'car', 'pedestrian', 'bicyclist',
@@ -31,10 +37,6 @@ CAMVID_PALETTE = (
 )  # fmt: skip
 
 
-class LabelError(ValueError):
-    """A picture or its labels that cannot be trained on."""
-
-
 @dataclass(frozen=True)
 class Example:
     """A picture, uint8 RGB [H, W, 3], and its labels, uint8 [H, W]: class ids or VOID."""
@@ -43,43 +45,19 @@ class Example:
     labels: Image
 
 
-def read_example(image: Path, labels: Path, classes: int, void: int) -> Example:
-    """Read a picture and its label PNG; `void` is the id that means none of the `classes`.
+def read_street(root: Path, classes: Sequence[str]) -> Iterator[Example]:
+    """Yield the pictures of one split of a segmentation folder, in natural order of their names.
 
-    Raises LabelError when a file cannot be read, the sizes differ or an id is unknown.
+    Labels become positions in `classes`; what is none of them becomes VOID. Raises FolderError for
+    a folder, picture or label that is missing or does not fit, and for another list of classes.
     """
-    bgr = cv2.imread(str(image), cv2.IMREAD_COLOR)
-    ids = cv2.imread(str(labels), cv2.IMREAD_GRAYSCALE)
-    if bgr is None or ids is None:
-        broken = image if bgr is None else labels
-        raise LabelError(f'{broken}: missing or not a picture; fetch the data set again')
-    if bgr.shape[:2] != ids.shape:
-        raise LabelError(
-            f'{labels}: {ids.shape[1]}x{ids.shape[0]}, but its picture is '
-            f'{bgr.shape[1]}x{bgr.shape[0]}; labels and picture must have one size'
-        )
-    ids = np.where(ids == void, VOID, ids).astype(np.uint8)
-    unknown = np.setdiff1d(ids, [*range(classes), VOID])
-    if unknown.size:
-        raise LabelError(
-            f'{labels}: label {unknown[0]} is neither one of the {classes} classes nor void '
-            f'({void}); correct the labels or the class list'
-        )
-    return Example(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), ids)
-
-
-def labelled_pictures(folder: Path) -> list[tuple[Path, Path]]:
-    """Pairs (images/STEM.*, labels/STEM.png) of a segmentation folder, in order of name.
-
-    Raises LabelError when the folder holds none or a picture has no labels.
-    """
-    pairs = [
-        (image, folder / 'labels' / f'{image.stem}.png')
-        for image in sorted((folder / 'images').glob('*'))
-    ]
-    if not pairs:
-        raise LabelError(f'{folder / "images"}: no pictures; check the path of the data sets')
-    return pairs
+    folder = read_segmentation_folder(root)
+    table = class_table(folder.classes, classes, root)
+    for sample in folder.samples:
+        pixels = load_image(sample.image)
+        labels = load_class_ids(sample.label, table)
+        check_same_size(sample.image, pixels, sample.label, labels)
+        yield Example(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), labels.astype(np.uint8))
 
 
 @dataclass(frozen=True)

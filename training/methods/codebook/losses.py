@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data.street import VOID
+from training.data.folders import VOID
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:

@@ -17,18 +17,17 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from training.data.folders import VOID
 from training.data.outliers import Paster, read_cut_outs
 from training.data.street import (
     CAMVID_CLASSES,
     CAMVID_PALETTE,
     PASTED,
-    VOID,
     Augmentation,
     Example,
     PassSampler,
     StreetCrops,
-    labelled_pictures,
-    read_example,
+    read_street,
 )
 from training.methods.codebook import losses
 from training.methods.codebook.model import CodebookNet, Likelihood
@@ -41,7 +40,6 @@ class Config:
 
     name: str = 'street'
     datasets: Sequence[str] = ('camvid/train', 'camvid/val')
-    void_id: int = 11  # the label id that means "none of the classes"
     sample_drive_pictures: int = 0  # pictures of the procedural street, added to each pass
     sample_drive_seed: int = 1000  # no seed of a drive that is demonstrated or measured
     outlier_objects: str = 'outlier_objects'  # folder of cut-outs; '' pastes nothing
@@ -95,11 +93,8 @@ class Config:
 
 def read_examples(config: Config, root: Path) -> list[Example]:
     """All pictures of the configured data sets, in memory (about 0.5 MB each), and the sample's."""
-    pairs = [pair for name in config.datasets for pair in labelled_pictures(root / name)]
-    examples = [
-        read_example(image, labels, len(config.classes), config.void_id)
-        for image, labels in track(pairs, description='reading pictures')
-    ]
+    folders = track(config.datasets, description='reading pictures')
+    examples = [example for name in folders for example in read_street(root / name, config.classes)]
     return examples + list(_sample_drive_examples(config))
 
 
