@@ -70,6 +70,18 @@ def test_incompatible_qos_is_named_with_both_sides(peer: Any, start_detector: An
     assert 'incompatible QoS. No messages' not in program.output, 'not told twice by rclpy'
 
 
+def test_what_fits_is_not_named(peer: Any, start_detector: Any) -> None:
+    best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    program = start_detector()
+    for name, qos in (('mask', best_effort), ('score', QoSProfile(depth=7))):
+        peer.node.create_subscription(Image, f'/front/anomaly/{name}', print, qos)
+    peer.collect(String, '/front/anomaly/label_info_json', latched=True)
+    peer.node.create_publisher(Image, '/front/image_raw', latched)
+    peer.spin_for(1.5)
+    assert '[WARN]' not in program.output
+
+
 def test_another_type_on_the_topic_is_named(peer: Any, start_detector: Any) -> None:
     peer.node.create_publisher(String, '/front/image_raw', 1)
     program = start_detector()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from rclpy.duration import Infinite
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header, String
@@ -24,7 +25,13 @@ LATCHED_QOS = QoSProfile(
 
 def stream_qos(reliability: str, depth: int) -> QoSProfile:
     """Return a volatile QoS that keeps the last `depth`; `reliability`: reliable, best_effort."""
-    return QoSProfile(depth=depth, reliability=ReliabilityPolicy[reliability.upper()])
+    return QoSProfile(
+        depth=depth,
+        reliability=ReliabilityPolicy[reliability.upper()],
+        # The default, as it is told of every endpoint: qos_check_compatible takes 0 for another.
+        deadline=Infinite,
+        liveliness_lease_duration=Infinite,
+    )
 
 
 def image_message(header: Header, pixels: np.ndarray, encoding: str) -> Image:

@@ -45,6 +45,8 @@ def topic_qos(node: Node, topic: str, listens: bool, default: QoSProfile) -> QoS
         depth=default.depth,
         reliability=default.reliability,
         durability=default.durability,
+        deadline=default.deadline,
+        liveliness_lease_duration=default.liveliness_lease_duration,
     )
     start = f'{PREFIX}{topic}.{"subscription" if listens else "publisher"}.'
     for name, parameter in node._parameter_overrides.items():

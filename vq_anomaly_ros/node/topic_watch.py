@@ -9,7 +9,6 @@ from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
-
 # Discovery tells of an endpoint a little before it tells of the node that owns it; what is no ROS
 # node (a bare DDS participant) never gets a name.
 _UNKNOWN = '_NODE_NAME_UNKNOWN_'
