@@ -36,7 +36,7 @@ def test_a_topic_without_publisher_is_named_with_what_is_there(
 ) -> None:
     peer.node.create_publisher(Image, '/cam0/image_raw', 1)
     peer.node.create_publisher(String, '/cam1/image_raw', 1)
-    program = start_detector(warn_unpublished=0.3)
+    program = start_detector(warn_unpublished=2.0)  # discovery takes its time
     program.wait_for('/front/image_raw: nobody publishes it')
     (said,) = [line for line in program.output.splitlines() if 'nobody publishes' in line]
     assert 'topics of type sensor_msgs/msg/Image: /cam0/image_raw' in said
