@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.engines import Engine, EngineError, open_engine
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelInfo
 
+ROOT = Path(__file__).resolve().parents[3]
 ALL = ('score', 'labels', 'class_scores', 'codes')
 
 
@@ -204,3 +207,22 @@ class TestOpenEngine:
     def test_an_unknown_output(self, model: ModelFile) -> None:
         with pytest.raises(EngineError, match=r'no output depth.*score, labels'):
             open_engine(model, 'auto', ['score', 'depth'])
+
+
+def test_signals_survive_engines_closed_in_the_order_of_opening(tiny_model: Path) -> None:
+    """In a process of its own: with a core for each engine, this was a segmentation fault."""
+    script = f"""
+import os, signal
+from pathlib import Path
+from vq_anomaly_ros.detection import model_file
+from vq_anomaly_ros.detection.engines import open_engine
+model = model_file.read(Path({str(tiny_model)!r}))
+engines = [open_engine(model, 'openvino', ['score'], 1) for _ in range(2)]
+while engines:
+    engines.pop(0).close()
+signal.signal(signal.SIGINT, lambda *_: print('survived'))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+    pytest.importorskip('openvino')
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, 'survived\n'), done.stderr

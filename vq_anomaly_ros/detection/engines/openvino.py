@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,18 @@ class _Batch:
     results: dict[str, np.ndarray]
 
 
+@cache
+def _core() -> Any:
+    """OpenVINO's core, one for the process.
+
+    Its CPU plugin gives the thread that loads it an alternate stack for signals and takes the stack
+    away with itself (openvinotoolkit/openvino#11894): of two cores, closed in the order in which
+    they were opened, the second puts the unmapped stack of the first back, and the next signal,
+    be it SIGINT, is a segmentation fault. Graphs are released with their engine all the same.
+    """
+    return ov.Core()
+
+
 class OpenVinoEngine:
     """OpenVINO in f32 with the LATENCY hint, one static graph and request a batch size.
 
@@ -41,7 +54,7 @@ class OpenVinoEngine:
         self._outputs = tuple(outputs)
         self._threads = threads
         self._batches: dict[int, _Batch] = {}
-        self._core: Any = ov.Core()
+        self._core: Any = _core()
         self._graph = io.BytesIO(model_file.pruned(model.path, outputs))
         compiled = self._prepare(1).request.get_compiled_model()
         used = compiled.get_property('INFERENCE_NUM_THREADS')
