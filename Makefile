@@ -33,11 +33,8 @@ help:
 demo: setup
 	$(BIN)/python -m vq_anomaly_ros.replay.demo --out $(OUT)/demo
 
-# One process a wing: the native libraries of all wings in one (Fast DDS, OpenVINO, ONNX Runtime, torch,
-# OpenCV) were seen to crash it at varying places; none of these processes was.
-WINGS := test/detection 'test/launch test/node' test/replay 'test/test_*.py' test/training
 test: lint
-	@set -e; for wing in $(WINGS); do echo "pytest $$wing"; $(BIN)/python -m pytest $$wing; done
+	$(BIN)/python -m pytest
 
 lint: setup-development
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ setup(
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
         (str(SHARE), ['package.xml']),
         files('launch', '*.launch.py'),
-        files('config', '*.yaml', '*.rviz', '*.xml'),
+        files('config', '*.yaml', '*.rviz', '*.xml', '*.json'),
         files('config/palettes', '*.yaml'),
         files('models', '*.onnx', '*.md', 'LICENSE'),
     ],

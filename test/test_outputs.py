@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ from vq_anomaly_ros.outputs import (
     encoded_score,
     label_info,
     obstacles_message,
+    obstacles_of,
 )
 
 
@@ -95,3 +97,6 @@ def test_obstacles_as_json(tiny_info: ModelInfo) -> None:
     assert (told['stamp_ns'], told['frame_id'], told['size']) == (5, 'lens', [40, 60])
     assert told['obstacles'][0]['box'] == [1.0, 2.0, 3.0, 4.0]
     assert [one['looks_like'] for one in told['obstacles']] == ['tree', None]
+    first, second = obstacles_of(told)
+    assert first == dataclasses.replace(obstacles[0], box=(1.0, 2.0, 3.0, 4.0), class_id=None)
+    assert second == obstacles[1]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from vq_anomaly_ros.detection.obstacles import Obstacle
+
 if TYPE_CHECKING:
     from vq_anomaly_ros.detection.calibration import Calibration
     from vq_anomaly_ros.detection.detector import Detection
@@ -92,6 +94,14 @@ def obstacles_message(
             for obstacle in detection.obstacles
         ],
     }
+
+
+def obstacles_of(told: dict[str, Any]) -> tuple[Obstacle, ...]:
+    """Return the obstacles of `obstacles_message`, to its precision and without class ids."""
+    return tuple(
+        Obstacle(tuple(one['box']), one['area'], one['score_mean'], one['score_max'])
+        for one in told['obstacles']
+    )
 
 
 def _score_meaning(encoding: ScoreEncoding) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def test_topics_and_their_types(peer: Any, start_detector: Any) -> None:
     for camera in ('front', 'rear'):
         expected[f'/{camera}/anomaly/label_info_json'] = STRING
         expected[f'/{camera}/anomaly/obstacles_json'] = STRING
+        expected[f'/{camera}/anomaly/overlay/compressed'] = ['sensor_msgs/msg/CompressedImage']
         expected[f'/{camera}/anomaly/camera_info'] = ['sensor_msgs/msg/CameraInfo']
         if vision_msgs() is not None:
             expected[f'/{camera}/anomaly/obstacles'] = ['vision_msgs/msg/Detection2DArray']

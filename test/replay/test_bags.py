@@ -124,7 +124,7 @@ def test_topics_are_listed_and_asked_for(tmp_path: Path) -> None:
 def test_a_bag_without_images_is_named(tmp_path: Path) -> None:
     with bags.BagWriter(tmp_path / 'bag') as writer:
         writer.write_string('/info', STAMP, '{}')
-    with pytest.raises(bags.BagError, match='no image topic among its 1 topics'):
+    with pytest.raises(bags.BagError, match=r'no image topic among its topics \(/info'):
         bags.choose_topic(tmp_path / 'bag', None)
 
 

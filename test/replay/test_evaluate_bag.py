@@ -82,7 +82,8 @@ def test_the_bag_holds_what_the_detector_says(
     output = labelled[0] / 'output'
     parts = {'semantic_mask': np.uint8, 'score': np.float32, 'mask': np.uint8}
     assert set(bags.topics(output)) == {
-        f'/front/anomaly/{name}' for name in (*parts, 'label_info_json')
+        f'/front/anomaly/{name}'
+        for name in (*parts, 'label_info_json', 'obstacles_json', 'overlay/compressed')
     }
     expected = detections(drive, tiny_model)
     for name, dtype in parts.items():

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
 from vq_anomaly_ros.replay import bags
 from vq_anomaly_ros.replay.evaluate_bag import EvaluationConfig, evaluate
 from vq_anomaly_ros.replay.frame_results import DroppedFrame, FrameResult
@@ -25,7 +26,7 @@ def drive(tmp_path: Path, picture: Picture) -> Path:
 
 def recorded(tmp_path: Path, drive: Path, model: Path) -> Path:
     """A bag as a recorder makes it: the answers to all but the third frame, and diagnostics."""
-    evaluate(EvaluationConfig((drive,), tmp_path / 'out', model, video=False))
+    evaluate(EvaluationConfig((drive,), tmp_path / 'out', model, target_fpr=0.3, video=False))
     clock = START + 10**12
     with bags.BagWriter(tmp_path / 'recorded') as writer:
         for raw in bags.read_raw(tmp_path / 'out' / 'output'):
@@ -64,6 +65,13 @@ def test_answers_are_joined_with_their_frames_by_stamp(
             expected = scores[result.stamp_ns].data.view(np.float32).reshape(64, 128)
             np.testing.assert_array_equal(result.detection.score, expected)
             assert result.detection.labels is not None
+    with Detector(DetectorConfig(tiny_model, target_fpr=0.3)) as detector:
+        expected_obstacles = detector.detect([found[0].frame])[0].obstacles
+    told = found[0].detection.obstacles
+    assert len(told) == len(expected_obstacles) > 0
+    for one, other in zip(told, expected_obstacles, strict=True):
+        np.testing.assert_allclose(one.box, other.box, atol=0.006)
+        assert one.score_max == pytest.approx(other.score_max, abs=1e-6)
 
 
 def test_the_last_diagnostics_count(tmp_path: Path, drive: Path, tiny_model: Path) -> None:

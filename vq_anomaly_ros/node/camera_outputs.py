@@ -7,7 +7,7 @@ from typing import Any
 
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
 from vq_anomaly_ros import outputs
@@ -19,6 +19,7 @@ from vq_anomaly_ros.node.camera_info import scaled_camera_info
 from vq_anomaly_ros.node.messages import (
     LATCHED_QOS,
     image_message,
+    jpeg_message,
     message_name,
     stamp_ns,
     stream_qos,
@@ -47,6 +48,9 @@ class CameraOutputs:
         images = ['score', 'mask', 'overlay', *(['semantic_mask'] if info.classes else [])]
         with self._release:
             self._streams = {name: self._stream(name, Image) for name in images}
+            self._streams['overlay/compressed'] = self._stream(
+                'overlay/compressed', CompressedImage
+            )
             self._streams['camera_info'] = self._stream('camera_info', CameraInfo)
             self._streams['obstacles_json'] = self._stream('obstacles_json', String)
             self._label_info_json = self._latched('label_info_json', String)
@@ -77,9 +81,7 @@ class CameraOutputs:
         for name, (pixels, encoding) in images.items():
             if self._wanted(name):
                 self._streams[name].publish(image_message(header, pixels, encoding))
-        if self._wanted('overlay'):
-            picture = overlay(frame, detection, self._info, settings.overlay_opacity)
-            self._streams['overlay'].publish(image_message(header, picture, 'bgr8'))
+        self._publish_overlay(header, frame, detection, settings.overlay_opacity)
         if camera_info is not None and self._wanted('camera_info'):
             scaled = scaled_camera_info(camera_info, detection.score.shape, header)
             self._streams['camera_info'].publish(scaled)
@@ -96,6 +98,17 @@ class CameraOutputs:
     def destroy(self) -> None:
         """Take all topics back."""
         self._release.close()
+
+    def _publish_overlay(
+        self, header: Header, frame: Frame, detection: Detection, opacity: float
+    ) -> None:
+        if not self._wanted('overlay') and not self._wanted('overlay/compressed'):
+            return
+        picture = overlay(frame, detection, self._info, opacity)
+        if self._wanted('overlay'):
+            self._streams['overlay'].publish(image_message(header, picture, 'bgr8'))
+        if self._wanted('overlay/compressed'):
+            self._streams['overlay/compressed'].publish(jpeg_message(header, picture))
 
     def _publish_obstacles(self, header: Header, detection: Detection) -> None:
         if self._wanted('obstacles_json'):

@@ -11,10 +11,10 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from rclpy.duration import Infinite
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 
-from vq_anomaly_ros.images import as_message_data, image_fields
+from vq_anomaly_ros.images import as_message_data, compressed_fields, image_fields
 from vq_anomaly_ros.node.health import Judgement
 
 DIAGNOSTICS_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
@@ -39,6 +39,13 @@ def image_message(header: Header, pixels: np.ndarray, encoding: str) -> Image:
     fields = image_fields(pixels, encoding)
     fields['data'] = as_message_data(fields['data'])
     return Image(header=header, **fields)
+
+
+def jpeg_message(header: Header, bgr: np.ndarray) -> CompressedImage:
+    """Make a CompressedImage of pixels [H, W, 3]."""
+    fields = compressed_fields(bgr, 'jpeg')
+    fields['data'] = as_message_data(fields['data'])
+    return CompressedImage(header=header, **fields)
 
 
 def stamp_ns(header: Header) -> int:

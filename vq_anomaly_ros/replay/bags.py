@@ -7,6 +7,7 @@ name and moved there when it is complete: an interrupted writer leaves no bag, n
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,7 @@ STRING = 'std_msgs/msg/String'
 NANOSECONDS = 1_000_000_000
 
 Storage = Literal['mcap', 'sqlite3']
+BagVersion = Literal[8, 9]
 
 # What rmw calls "infinite": the largest duration that rosbag2 writes and reads back.
 _INFINITE = QosTime(9223372036, 854775807)
@@ -147,20 +149,43 @@ def offered_qos(bag: Path) -> dict[str, list[Qos]]:
         }
 
 
+def camera_topics(bag: Path) -> dict[str, tuple[str, int]]:
+    """Return those `image_topics` that look like a camera's pictures.
+
+    Left out, where something is left then: what a detector published (…/anomaly/…), depth maps by
+    their names, empty topics, and the compressed twin of a raw topic.
+    """
+    found = image_topics(bag)
+    rules = (
+        lambda topic: '/anomaly/' not in topic,
+        lambda topic: 'depth' not in topic.lower(),
+        lambda topic: found[topic][1] > 0,
+        lambda topic: (
+            topic.removesuffix('/compressed') == topic
+            or topic.removesuffix('/compressed') not in found
+        ),
+    )
+    for rule in rules:
+        kept = {topic: kind for topic, kind in found.items() if rule(topic)}
+        found = kept or found
+    return found
+
+
 def choose_topic(bag: Path, topic: str | None) -> str:
-    """Return the image topic to read: `topic` if the bag has it, else its only image topic.
+    """Return the image topic to read: `topic` if the bag has it, else its only camera.
 
     Raises:
         BagError: no image topic, several and none named, or none of that name; lists what there is.
     """
     found = image_topics(bag)
-    if topic is None and len(found) == 1:
-        return next(iter(found))
+    if topic is None and len(cameras := camera_topics(bag)) == 1:
+        return next(iter(cameras))
     if topic in found:
         return str(topic)
     if not found:
+        there = ', '.join(f'{name} ({kind})' for name, (kind, _) in topics(bag).items())
         raise BagError(
-            f'{bag}: no image topic among its {len(topics(bag))} topics; '
+            f'{bag}: no image topic among its topics ({there or "none at all"}); '
             f'record one of type {IMAGE} or {COMPRESSED_IMAGE}'
         )
     listing = ', '.join(f'{name} ({count} images)' for name, (_, count) in found.items())
@@ -228,6 +253,19 @@ def check_replaceable(path: Path) -> None:
         raise BagError(f'{path}: is no bag, so it is not replaced; choose another name')
 
 
+def add_bag_options(parser: argparse.ArgumentParser) -> None:
+    """Add --storage and --bag-version, for commands that write a bag."""
+    add = parser.add_argument
+    add('--storage', choices=('mcap', 'sqlite3'), default='mcap', help='of the bag written')
+    add(
+        '--bag-version',
+        type=int,
+        choices=(8, 9),
+        default=9,
+        help='of the metadata written: 9 for Jazzy and later, 8 for Humble and Iron too',
+    )
+
+
 class BagWriter:
     """Write one bag; a context manager that leaves the whole bag, or on any error nothing.
 
@@ -239,7 +277,7 @@ class BagWriter:
         path: Path,
         storage: Storage = 'mcap',
         *,
-        version: Literal[8, 9] = 9,
+        version: BagVersion = 9,
         overwrite: bool = False,
     ) -> None:
         """Prepare to write.
@@ -255,7 +293,7 @@ class BagWriter:
         """
         self.path = Path(path)
         self._plugin = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}[storage]
-        self._version: Literal[8, 9] = version
+        self._version: BagVersion = version
         self._connections: dict[str, Connection] = {}
         if overwrite:
             check_replaceable(self.path)

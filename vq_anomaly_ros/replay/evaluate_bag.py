@@ -7,9 +7,12 @@ Exit code: 0 good, 1 a --fail-if condition is met, 2 wrong usage or input, 130 i
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +22,31 @@ from rich.console import Console
 from vq_anomaly_ros.detection.calibration import CalibrationError
 from vq_anomaly_ros.detection.detector import Detection, Detector, DetectorConfig, OutputSize
 from vq_anomaly_ros.detection.engines import EngineError
-from vq_anomaly_ros.detection.model_file import ModelFileError, find_model
-from vq_anomaly_ros.images import Frame, ImageError, as_frame
-from vq_anomaly_ros.outputs import anomaly_topics, detection_images, label_info
+from vq_anomaly_ros.detection.model_file import ModelFileError, ModelInfo, find_model
+from vq_anomaly_ros.detection.overlay import overlay
+from vq_anomaly_ros.images import Frame, ImageError, as_frame, compressed_fields
+from vq_anomaly_ros.outputs import (
+    anomaly_topics,
+    detection_images,
+    label_info,
+    obstacles_message,
+)
 from vq_anomaly_ros.replay import bags, report
-from vq_anomaly_ros.replay.bags import BagError, BagWriter
+from vq_anomaly_ros.replay.bags import (
+    BagError,
+    BagVersion,
+    BagWriter,
+    Storage,
+    add_bag_options,
+)
 from vq_anomaly_ros.replay.conditions import Condition, ConditionError, parse
 from vq_anomaly_ros.replay.files import OutputError, staged
 from vq_anomaly_ros.replay.frame_results import DriveStatistics, DroppedFrame, FrameResult
 from vq_anomaly_ros.replay.interruption import interruptible
 from vq_anomaly_ros.replay.labels import LabelError, LabelFolder
 from vq_anomaly_ros.replay.progress import progress_bar
+from vq_anomaly_ros.replay.rerun_recording import RerunError, RerunRecording
+from vq_anomaly_ros.replay.topic_choice import ask_for_topic
 from vq_anomaly_ros.replay.video import VideoError
 
 OUTPUT = 'output'
@@ -42,6 +59,7 @@ EXPECTED_ERRORS = (
     LabelError,
     ModelFileError,
     OutputError,
+    RerunError,
     VideoError,
 )
 
@@ -51,8 +69,9 @@ class EvaluationConfig:
     """What to evaluate and how.
 
     bags: at least one; topic: the image topic, None for the only one; out: folder of the results;
-    labels: folder of labels, see labels.LabelFolder; conditions: see conditions; the others as in
-    DetectorConfig.
+    labels: folder of labels, see labels.LabelFolder; conditions: see conditions; storage,
+    bag_version: of the bag that is written; rerun: file of a recording for the rerun viewer, None
+    for none; the others as in DetectorConfig.
     """
 
     bags: tuple[Path, ...]
@@ -66,6 +85,9 @@ class EvaluationConfig:
     threads: int = 0
     video: bool = True
     conditions: tuple[Condition, ...] = ()
+    storage: Storage = 'mcap'
+    bag_version: BagVersion = 9
+    rerun: Path | None = None
 
 
 def evaluate(config: EvaluationConfig, console: Console | None = None) -> dict[str, Any]:
@@ -84,10 +106,14 @@ def evaluate(config: EvaluationConfig, console: Console | None = None) -> dict[s
     bags.check_replaceable(config.out / OUTPUT)
     with Detector(_detector_config(config)) as detector, staged(config.out) as folder:
         _check_conditions(config, detector)
-        with BagWriter(folder / OUTPUT) as output:
-            found = _detections(config, topics, detector, labels, output)
-            run = _run(config, topics, detector)
-            return report.write_report(_shown(found, topics, console), folder, run)
+        with ExitStack() as stack:
+            writer = BagWriter(folder / OUTPUT, config.storage, version=config.bag_version)
+            output = stack.enter_context(writer)
+            found = _shown(_detections(config, topics, detector, labels, output), topics, console)
+            if config.rerun is not None:
+                recording = stack.enter_context(RerunRecording(config.rerun, detector.info))
+                found = recording.recorded(found)
+            return report.write_report(found, folder, _run(config, topics, detector))
 
 
 def _detector_config(config: EvaluationConfig) -> DetectorConfig:
@@ -164,7 +190,9 @@ def _detections(
                 detector.detect([frame])
                 warm = True
             detection, latency_ms = _timed(detector, frame)
-            write_detection(output, topic, stamp_ns, message.header.frame_id, detection)
+            frame_id = message.header.frame_id
+            write_detection(output, topic, stamp_ns, frame_id, detection, detector.info)
+            _write_overlay(output, topic, stamp_ns, frame_id, frame, detection, detector.info)
             truth = labels.of(bag, stamp_ns) if labels is not None else None
             judged += truth is not None
             yield FrameResult(stamp_ns, bag.name, topic, frame, detection, latency_ms, truth)
@@ -196,12 +224,34 @@ def _announce(
 
 
 def write_detection(
-    output: BagWriter, topic: str, stamp_ns: int, frame_id: str, detection: Detection
+    output: BagWriter,
+    topic: str,
+    stamp_ns: int,
+    frame_id: str,
+    detection: Detection,
+    info: ModelInfo,
 ) -> None:
     """Write what the node would publish for a frame of the image topic `topic`."""
     for suffix, (pixels, encoding) in detection_images(detection).items():
         name = f'{anomaly_topics(topic)}/{suffix}'
         output.write_image(name, stamp_ns, pixels, encoding, frame_id)
+    told = json.dumps(obstacles_message(detection, info, stamp_ns, frame_id), sort_keys=True)
+    output.write_string(f'{anomaly_topics(topic)}/obstacles_json', stamp_ns, told)
+
+
+def _write_overlay(
+    output: BagWriter,
+    topic: str,
+    stamp_ns: int,
+    frame_id: str,
+    frame: Frame,
+    detection: Detection,
+    info: ModelInfo,
+) -> None:
+    """Write the picture for people as the node publishes it for viewers far away: as a JPEG."""
+    jpeg = compressed_fields(overlay(frame, detection, info), 'jpeg')
+    name = f'{anomaly_topics(topic)}/overlay/compressed'
+    output.write_compressed(name, stamp_ns, jpeg['data'], jpeg['format'], frame_id)
 
 
 def _shown(
@@ -219,6 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with interruptible():
             config = _config(_parser().parse_args(arguments))
+            config = dataclasses.replace(config, topic=ask_for_topic(config.bags[0], config.topic))
             summary = evaluate(config, console)
     except EXPECTED_ERRORS as error:
         print(f'evaluate_bag: {error}', file=sys.stderr)
@@ -247,6 +298,8 @@ def _tell(summary: dict[str, Any], config: EvaluationConfig) -> None:
     if config.video:
         print(f'video   {config.out / report.VIDEO}')
     print(f'bag     {config.out / OUTPUT}')
+    if config.rerun is not None:
+        print(f'rerun   {config.rerun}')
 
 
 def _config(options: argparse.Namespace) -> EvaluationConfig:
@@ -262,6 +315,9 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         threads=options.threads,
         video=not options.no_video,
         conditions=tuple(parse(text) for text in options.fail_if),
+        storage=options.storage,
+        bag_version=options.bag_version,
+        rerun=options.rerun,
     )
 
 
@@ -277,6 +333,8 @@ def _parser() -> argparse.ArgumentParser:
     add('--output-size', choices=('network', 'camera'), default='camera', help='of the images out')
     add('--target-fpr', type=float, default=1e-3, help='share of normal pixels in the mask')
     add('--threads', type=int, default=0, help='0 leaves it to the runtime')
+    add_bag_options(parser)
+    add('--rerun', type=Path, metavar='OUT.rrd', help='also write a recording for the rerun viewer')
     add('--no-video', action='store_true', help='write no overlay.webm')
     add(
         '--fail-if',

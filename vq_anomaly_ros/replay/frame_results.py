@@ -55,7 +55,7 @@ class FrameRow:
 
     rarity: see `frame_rarity`; anomaly_fraction: share of the pixels in the mask, 0..1;
     labelled_fraction: share of the pixels labelled an anomaly, None without labels; class_shares:
-    float64 [C], share of the pixels a class, or None.
+    float64 [C], share of the pixels a class, or None; obstacles: how many were told.
     """
 
     stamp_ns: int
@@ -66,6 +66,7 @@ class FrameRow:
     class_shares: np.ndarray | None
     latency_ms: float | None
     labelled_fraction: float | None = None
+    obstacles: int = 0
 
 
 def frame_rarity(score: np.ndarray) -> float:
@@ -122,6 +123,7 @@ class DriveStatistics:
             shares,
             result.latency_ms,
             _labelled_fraction(result.truth),
+            len(detection.obstacles),
         )
         self.rows.append(row)
         if result.truth is not None:
@@ -158,6 +160,7 @@ class DriveStatistics:
             'frames': len(self.rows) + len(self.dropped),
             'frames_dropped': len(self.dropped),
             'anomaly_fraction': _mean([row.anomaly_fraction for row in self.rows]),
+            'obstacles': sum(row.obstacles for row in self.rows),
             'rarity': _percentiles([row.rarity for row in self.rows], (50, 95, 100)),
             'latency_ms': _percentiles(latencies, (50, 95, 99)),
         }

@@ -19,7 +19,14 @@ import numpy as np
 from rich.console import Console
 
 from vq_anomaly_ros.images import compressed_fields
-from vq_anomaly_ros.replay.bags import NANOSECONDS, BagError, BagWriter, Storage
+from vq_anomaly_ros.replay.bags import (
+    NANOSECONDS,
+    BagError,
+    BagVersion,
+    BagWriter,
+    Storage,
+    add_bag_options,
+)
 from vq_anomaly_ros.replay.interruption import interruptible
 from vq_anomaly_ros.replay.progress import progress_bar
 
@@ -49,7 +56,7 @@ class Conversion:
     """What becomes what.
 
     source: a folder of pictures or a video; out: the new bag; rate: Hz; topic: of the images, a
-    compressed bag adds '/compressed' to it; frame_id: of the headers.
+    compressed bag adds '/compressed' to it; frame_id: of the headers; bag_version: of its metadata.
     """
 
     source: Path
@@ -60,6 +67,7 @@ class Conversion:
     storage: Storage = 'mcap'
     frame_id: str = 'camera'
     overwrite: bool = False
+    bag_version: BagVersion = 9
 
 
 def natural_key(name: str) -> list[tuple[int, int | str]]:
@@ -79,7 +87,12 @@ def convert(conversion: Conversion, console: Console | None = None) -> int:
         raise SourceError(f'a rate of {conversion.rate:g} Hz is none; give --rate above 0')
     total, frames = open_source(conversion.source)
     stems: dict[str, str] = {}
-    writer = BagWriter(conversion.out, conversion.storage, overwrite=conversion.overwrite)
+    writer = BagWriter(
+        conversion.out,
+        conversion.storage,
+        version=conversion.bag_version,
+        overwrite=conversion.overwrite,
+    )
     with writer, progress_bar(console) as progress:
         for index, frame in enumerate(progress.track(frames, total, description='converting')):
             stamp_ns = FIRST_STAMP_NS + round(index * NANOSECONDS / conversion.rate)
@@ -176,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--rate', type=float, default=10.0, help='frames a second of the bag')
     add('--topic', default='/front/image_raw', help='of the images')
     add('--compressed', action='store_true', help='write CompressedImage to TOPIC/compressed')
-    add('--storage', choices=('mcap', 'sqlite3'), default='mcap', help='of the bag')
+    add_bag_options(parser)
     add('--frame-id', default='camera', help='of the headers')
     add('--overwrite', action='store_true', help='replace a bag of that name')
     return parser

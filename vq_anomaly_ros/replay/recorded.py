@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from vq_anomaly_ros.detection.detector import Detection
+from vq_anomaly_ros.detection.obstacles import Obstacle
 from vq_anomaly_ros.images import as_frame
-from vq_anomaly_ros.outputs import anomaly_topics
+from vq_anomaly_ros.outputs import anomaly_topics, obstacles_of
 from vq_anomaly_ros.replay import bags
 from vq_anomaly_ros.replay.frame_results import DroppedFrame, FrameResult
 from vq_anomaly_ros.replay.labels import LabelFolder
@@ -39,13 +41,19 @@ def recorded_results(
         BagError: one of the bags is missing or damaged.
     """
     found = _images(output, anomaly_topics(topic))
+    obstacles = _obstacles(output, anomaly_topics(topic))
     for stamp_ns, _, message in bags.read_images(drive, topic):
         parts = found.get(stamp_ns, {})
         if not {'score', 'mask'} <= parts.keys():
             yield DroppedFrame(stamp_ns, drive.name, topic, 'no result was recorded')
             continue
         detection = Detection(
-            parts.get('semantic_mask'), parts['score'], parts['mask'], parts['score'], None
+            parts.get('semantic_mask'),
+            parts['score'],
+            parts['mask'],
+            parts['score'],
+            None,
+            obstacles.get(stamp_ns, ()),
         )
         truth = labels.of(drive, stamp_ns) if labels is not None else None
         frame = as_frame(message)
@@ -62,6 +70,13 @@ def _images(output: Path, namespace: str) -> dict[int, dict[str, np.ndarray]]:
         pixels = message.data.view(dtype).reshape(message.height, message.width)
         found.setdefault(bags.header_stamp(message), {})[names[raw.topic]] = pixels
     return found
+
+
+def _obstacles(output: Path, namespace: str) -> dict[int, tuple[Obstacle, ...]]:
+    """{header stamp: obstacles} of a recorded bag."""
+    messages = bags.read_raw(output, [f'{namespace}/obstacles_json'])
+    told = [json.loads(bags.deserialize(raw).data) for raw in messages]
+    return {one['stamp_ns']: obstacles_of(one) for one in told}
 
 
 @dataclass(frozen=True)
