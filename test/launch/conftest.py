@@ -32,7 +32,23 @@ def _modules() -> dict[str, ModuleType]:
         'launch': {},
         'launch.actions': {
             name: type(name, (Recorded,), {})
-            for name in ('DeclareLaunchArgument', 'OpaqueFunction', 'SetEnvironmentVariable')
+            for name in (
+                'DeclareLaunchArgument',
+                'EmitEvent',
+                'ExecuteProcess',
+                'IncludeLaunchDescription',
+                'OpaqueFunction',
+                'RegisterEventHandler',
+                'SetEnvironmentVariable',
+                'TimerAction',
+            )
+        },
+        'launch.event_handlers': {
+            name: type(name, (Recorded,), {}) for name in ('OnProcessExit', 'OnShutdown')
+        },
+        'launch.events': {'Shutdown': type('Shutdown', (Recorded,), {})},
+        'launch.launch_description_sources': {
+            'PythonLaunchDescriptionSource': type('PythonSource', (Recorded,), {})
         },
         'launch.launch_context': {'LaunchContext': SimpleNamespace},
         'launch.launch_description': {'LaunchDescription': type('Description', (Recorded,), {})},
@@ -85,6 +101,8 @@ def _execute(entities: list[Any], given: dict[str, str]) -> SimpleNamespace:
 def _declare(entity: Any, result: SimpleNamespace, context: SimpleNamespace) -> None:
     (name,) = entity.args
     result.arguments[name] = entity.options
-    value = context.launch_configurations.setdefault(name, entity.options['default_value'])
+    if 'default_value' not in entity.options:
+        assert name in context.launch_configurations, f'{name} has to be given'
+    value = context.launch_configurations.setdefault(name, entity.options.get('default_value'))
     choices = entity.options.get('choices')
     assert choices is None or value in choices

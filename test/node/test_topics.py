@@ -47,6 +47,21 @@ def test_a_topic_without_publisher_is_named_with_what_is_there(
     assert program.output.count('nobody publishes') == len(said) <= 2, 'told once'
 
 
+def test_remapped_topics_are_named_as_they_are(
+    peer: Any, start: Any, tiny_model: Path, image_message: Any, picture: Any
+) -> None:
+    arguments = ['-p', f'model:={tiny_model}', '-p', "cameras:=['front']", '-p', 'threads:=1']
+    remap = ['-r', '__ns:=/robot', '-r', '/robot/front/image_raw:=/cam0/image']
+    program = start('detector_node', '--ros-args', *arguments, *remap)
+    program.wait_for('active: listening to /cam0/image')
+    masks = peer.collect(Image, '/robot/front/anomaly/mask')
+    publisher = peer.publisher(Image, '/cam0/image')
+    publisher.publish(image_message(picture(1), 'bgr64'))
+    program.wait_for('/cam0/image: frame rejected')
+    publisher.publish(image_message(picture(1)))
+    assert peer.spin_until(lambda: masks)
+
+
 def test_nobody_publishes_any_picture(peer: Any, start_detector: Any) -> None:
     program = start_detector(warn_unpublished=0.3)
     program.wait_for('no topic of type sensor_msgs/msg/Image is there: start the camera')

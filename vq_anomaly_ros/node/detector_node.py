@@ -95,7 +95,7 @@ class AnomalyDetectorNode(LifecycleNode):
             self.get_logger().error(self._problem)
             return FAILURE
         self._problem = ''
-        topics = ', '.join(map(self._settings.input_topic, self._settings.cameras))
+        topics = ', '.join(input_.topic for input_ in self._inputs.values())
         self.get_logger().info(f'active: listening to {topics}')
         return SUCCESS
 

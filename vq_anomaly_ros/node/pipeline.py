@@ -108,7 +108,7 @@ class Pipeline:
         if held_back is None:
             return False
         more = f' ({held_back} more since the last message)' if held_back else ''
-        topic = self._settings.input_topic(camera)
+        topic = self._node.resolve_topic_name(self._settings.input_topic(camera))
         getattr(self._node.get_logger(), level)(f'{topic}: {sentence}{more}')
         return True
 
