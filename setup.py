@@ -37,6 +37,7 @@ setup(
         'console_scripts': [
             'anomaly_detector = vq_anomaly_ros.node.detector_node:main',
             'play_bag = vq_anomaly_ros.node.player:main',
+            'measure_transport = vq_anomaly_ros.node.transport:main',
             'record_bag = vq_anomaly_ros.node.recorder:main',
             'evaluate_bag = vq_anomaly_ros.replay.evaluate_bag:main',
             'images_to_bag = vq_anomaly_ros.replay.images_to_bag:main',
