@@ -1,4 +1,4 @@
-# make demo · make test · make lint · make bench; each installs what it needs into .venv first.
+# make demo · make test · make lint; each installs what it needs into .venv first.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
@@ -23,7 +23,7 @@ export FASTRTPS_DEFAULT_PROFILES_FILE := $(CURDIR)/config/fastdds_large_images.x
 export FASTDDS_DEFAULT_PROFILES_FILE := $(FASTRTPS_DEFAULT_PROFILES_FILE)
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 
-.PHONY: help demo test lint bench setup setup-development clean
+.PHONY: help demo test lint pictures setup setup-development clean
 help:
 	@echo 'make demo    sample drive -> player -> node -> recorder -> report, in $(OUT)/demo'
 	@echo 'make test    lint and the whole test suite'
@@ -61,6 +61,12 @@ $(VENV)/.development: requirements/training.txt requirements/development.txt $(V
 	$(PIP) -r requirements/training.txt -r requirements/development.txt
 	$(PIP) --no-deps efficientnet-lite-pytorch
 	@touch $@
+
+# The pictures of the README; MOTORWAY is a video of a motorway drive.
+pictures: demo
+	$(BIN)/python -m vq_anomaly_ros.replay.still $(OUT)/demo/drive docs/pictures/sample_drive.jpg --frame 46
+	$(BIN)/python -m vq_anomaly_ros.replay.images_to_bag $(MOTORWAY) $(OUT)/motorway --rate 25 --overwrite
+	$(BIN)/python -m vq_anomaly_ros.replay.still $(OUT)/motorway docs/pictures/motorway.jpg --frame 120
 
 clean:
 	rm -rf $(OUT) $(VENV) build install log
