@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from training.methods.codebook.scores import (
     anomaly_score,
     cosines,
+    mean_top_k,
     nearest_codes,
+    negative_evidence,
+    shared_top_k,
     weighted_top_k,
+    without_runner_up,
 )
 
 
@@ -78,3 +85,53 @@ def test_nearest_codes_number_the_codebook_class_by_class() -> None:
     codebook = torch.eye(6).view(3, 2, 6)
     features = torch.eye(6)[:, [4, 1]].view(1, 6, 1, 2)
     assert nearest_codes(cosines(features, codebook)).tolist() == [[[4, 1]]]
+
+
+def slow_positions(similarity: Tensor) -> Iterator[tuple[tuple[int, int, int], list[list[float]]]]:
+    """Every position with its cosines as [C][M]."""
+    batch, _, _, height, width = similarity.shape
+    for b, y, x in itertools.product(range(batch), range(height), range(width)):
+        yield (b, y, x), similarity[b, :, :, y, x].tolist()
+
+
+def random_similarity(classes: int = 3, codes: int = 4) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return torch.rand(2, classes, codes, 2, 3, generator=generator) * 2 - 1
+
+
+@pytest.mark.parametrize('k', [1, 3, 12, 50])
+def test_shared_top_k_against_a_slow_loop(k: int) -> None:
+    similarity = random_similarity()
+    found = shared_top_k(similarity, k, 0.1)
+    for (b, y, x), values in slow_positions(similarity):
+        ranked = sorted(((s, c) for c, row in enumerate(values) for s in row), reverse=True)[:k]
+        for c in range(3):
+            own = [s for s, label in ranked if label == c]
+            weights = [math.exp(s / 0.1) for s in own]
+            expected = sum(w * s for w, s in zip(weights, own, strict=True))
+            expected = expected / sum(weights) if own else -1.0
+            assert found[b, c, y, x].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_shared_top_k_with_every_code_is_the_weighted_top_k_with_every_code() -> None:
+    similarity = random_similarity()
+    torch.testing.assert_close(
+        shared_top_k(similarity, 12, 0.1), weighted_top_k(similarity, 4, 0.1)
+    )
+
+
+def test_mean_top_k_and_negative_evidence_against_a_slow_loop() -> None:
+    similarity = random_similarity()
+    mean, evidence = mean_top_k(similarity, 2), negative_evidence(similarity, 0.1)
+    for (b, y, x), values in slow_positions(similarity):
+        for c in range(3):
+            expected = sum(sorted(values[c])[-2:]) / 2
+            assert mean[b, c, y, x].item() == pytest.approx(expected, abs=1e-6)
+        total = sum(math.exp(s / 0.1) for row in values for s in row)
+        assert evidence[b, y, x].item() == pytest.approx(-0.1 * math.log(total), abs=1e-5)
+
+
+def test_the_runner_up_takes_its_share() -> None:
+    scores = torch.tensor([0.9, 0.5, 0.1]).reshape(1, 3, 1, 1)
+    assert without_runner_up(scores, 0.5).item() == pytest.approx(-0.65)
+    torch.testing.assert_close(without_runner_up(scores, 0.0), anomaly_score(scores))

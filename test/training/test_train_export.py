@@ -9,9 +9,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import yaml
 from onnx import numpy_helper
 
 from training import export, parity
+from training.data.street import CAMVID_CLASSES
 from training.methods.codebook.task import Config
 from training.train import ConfigError, config_from, read_config, train, write_config
 from vq_anomaly_ros.detection import model_file
@@ -24,7 +26,7 @@ SMALL = Config(
     outlier_objects='objects',
     input_size=(64, 128),
     crop=(64, 96),
-    scale=(1.0, 1.2),
+    heights=(64, 77),
     codevectors=3,
     epochs=1,
     batch_size=2,
@@ -44,6 +46,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image = labels[..., None] * 20 + rng.integers(0, 15, (60, 120, 3))
         cv2.imwrite(str(root / f'streets/images/{number}.png'), image.astype(np.uint8))
         cv2.imwrite(str(root / f'streets/labels/{number}.png'), labels.astype(np.uint8))
+    classes = {'classes': list(CAMVID_CLASSES), 'void': [11]}
+    (root / 'classes.yaml').write_text(yaml.safe_dump(classes))
     for name in ('cat_1', 'dog_2'):
         cut_out = rng.integers(0, 255, (20, 20, 4), dtype=np.uint8)
         cut_out[..., 3] = 255

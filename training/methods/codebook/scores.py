@@ -34,6 +34,45 @@ def weighted_top_k(similarity: Tensor, k: int, temperature: float) -> Tensor:
     return (weights * nearest).sum(dim=2)
 
 
+def shared_top_k(similarity: Tensor, k: int, temperature: float) -> Tensor:
+    """T2: as T1, over the k nearest codevectors of *all* classes.
+
+    [B, C, M, h, w] -> [B, C, h, w]. A class without one of the k gets the minimum, -1: the classes
+    of the neighbourhood compete, as in k-nearest-neighbour classification.
+    """
+    flat = similarity.flatten(1, 2)
+    nearest = flat.topk(min(k, flat.shape[1]), dim=1)
+    chosen = torch.zeros_like(flat, dtype=torch.bool).scatter_(1, nearest.indices, True)
+    chosen = chosen.unflatten(1, similarity.shape[1:3])
+    logits = (similarity / temperature).masked_fill(~chosen, -torch.inf)
+    any_chosen = chosen.any(dim=2)
+    weights = torch.softmax(logits.masked_fill(~any_chosen.unsqueeze(2), 0.0), dim=2)
+    scores = (weights * similarity.masked_fill(~chosen, 0.0)).sum(dim=2)
+    return scores.masked_fill(~any_chosen, -1.0)
+
+
+def mean_top_k(similarity: Tensor, k: int) -> Tensor:
+    """Plain mean of the k largest cosines of each class: [B, C, M, h, w] -> [B, C, h, w]."""
+    return similarity.topk(min(k, similarity.shape[2]), dim=2).values.mean(dim=2)
+
+
+def negative_evidence(similarity: Tensor, temperature: float) -> Tensor:
+    """Anomaly as -t log sum_{c, m} exp(s / t): minus the log-likelihood under all codevectors.
+
+    [B, C, M, h, w] -> [B, h, w], in units of the cosine (the energy score of Liu et al. 2020).
+    """
+    return -temperature * torch.logsumexp(similarity.flatten(1, 2) / temperature, dim=1)
+
+
+def without_runner_up(class_scores: Tensor, share: float) -> Tensor:
+    """Anomaly as -(S_1 - share * S_2): a position that two classes claim alike is less certain.
+
+    [B, C, h, w] with at least two classes -> [B, h, w]; share 0 is `anomaly_score` unclamped.
+    """
+    best = class_scores.topk(2, dim=1).values
+    return -(best[:, 0] - share * best[:, 1])
+
+
 def anomaly_score(class_scores: Tensor) -> Tensor:
     """-max_c S_c: [B, C, h, w] -> [B, h, w] in [-1, 1]; high where no class explains the position.
 
