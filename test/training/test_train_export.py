@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -11,6 +15,7 @@ import pytest
 import torch
 import yaml
 from onnx import numpy_helper
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from training import export, parity
 from training.data.street import CAMVID_CLASSES
@@ -98,6 +103,84 @@ def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
 def exported(run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp('export') / 'small.onnx'
     return export.export(run, out, data).path
+
+
+EVERYTHING = dataclasses.replace(
+    SMALL,
+    codebook_update='average',
+    codebook_decay=0.9,
+    assignment='balanced',
+    pixel_code_weight=0.1,
+    code_pixel_weight=0.1,
+    code_code_weight=0.05,
+    void_soft_weight=0.1,
+    void_erosion=1,
+    void_queue=64,
+    commit_weight=0.25,
+    reconstruct_weight=0.1,
+    reconstruct_labels=True,
+)
+
+
+def scalars(run: Path) -> dict[str, list[float]]:
+    """The logged curves by name."""
+    events = EventAccumulator(str(run))
+    events.Reload()
+    return {n: [s.value for s in events.Scalars(n)] for n in events.Tags()['scalars']}
+
+
+@pytest.mark.parametrize('update', ['average', 'gradient'])
+def test_every_term_trains_and_exports(data: Path, tmp_path: Path, update: str) -> None:
+    config = dataclasses.replace(EVERYTHING, codebook_update=update, epochs=5)
+    train(config, data, tmp_path / 'run', progress=False)
+    logged = scalars(tmp_path / 'run')
+    names = ('pixel to code', 'code to pixel', 'code to code', 'void soft', 'commitment')
+    for name in (*names, 'reconstruction'):
+        assert np.isfinite(logged[f'loss/{name}']).all()
+    state = torch.load(tmp_path / 'run' / 'last.ckpt', weights_only=False)['state_dict']
+    assert state['queue.pushed'] > 0
+    if update == 'average':
+        codevectors = state['net.codevectors'].flatten(0, 1)
+        moving = torch.nn.functional.normalize(state['moving.sums'], dim=-1)
+        torch.testing.assert_close(codevectors, moving, atol=1e-5, rtol=0)
+    exported = export.export(tmp_path / 'run', tmp_path / 'all.onnx', data).path
+    with Detector(DetectorConfig(exported, output_size='network')) as detector:
+        detector.detect([Frame(np.zeros((60, 120, 3), np.uint8), 'bgr')])
+
+
+@pytest.mark.parametrize(
+    ('setting', 'said'),
+    [({'codebook_update': 'magic'}, "use 'gradient'"), ({'assignment': 'magic'}, "use 'nearest'")],
+)
+def test_an_unknown_rule_is_refused(
+    data: Path, tmp_path: Path, setting: dict[str, str], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        train(dataclasses.replace(SMALL, **setting), data, tmp_path, progress=False)  # type: ignore[arg-type]
+
+
+def test_a_killed_run_ends_where_it_would_have_ended(data: Path, tmp_path: Path) -> None:
+    """Killed after its first checkpoint and resumed: the very weights of a run that was not."""
+    config = dataclasses.replace(EVERYTHING, epochs=6, precision='32-true')
+    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    train(config, data, whole, progress=False)
+    killed.mkdir()
+    write_config(config, killed)
+    command = [sys.executable, '-m', 'training.train', 'codebook', '--data', str(data)]
+    command += ['--config', str(killed / 'config.yaml'), '--out', str(killed)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (killed / 'last.ckpt').exists():
+        assert process.poll() is None, 'it ended without a checkpoint'
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    train(config, data, killed, progress=False)
+    states = [torch.load(run / 'last.ckpt', weights_only=False) for run in (whole, killed)]
+    assert states[0]['global_step'] == states[1]['global_step'] == 12
+    for name, value in states[0]['state_dict'].items():
+        torch.testing.assert_close(
+            states[1]['state_dict'][name], value, msg=name, atol=1e-6, rtol=0
+        )
 
 
 def test_an_export_is_a_model_file_that_the_detector_runs(exported: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from rich.progress import track
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from training.data.folders import VOID
@@ -30,8 +31,30 @@ from training.data.street import (
     read_street,
 )
 from training.methods.codebook import losses
+from training.methods.codebook.contrastive import VoidQueue
 from training.methods.codebook.model import CodebookNet, Likelihood
+from training.methods.codebook.objective import (
+    assignment,
+    by_position,
+    contrastive_terms,
+    sampled,
+)
+from training.methods.codebook.quantisation import (
+    Decoder,
+    MovingCodebook,
+    reconstruction,
+    straight_through,
+)
 from training.methods.codebook.scores import nearest_codes
+
+# Weights of Config of which any but 0 makes the contrastive sampling necessary.
+_CONTRASTIVE = (
+    'pixel_code_weight',
+    'code_pixel_weight',
+    'code_code_weight',
+    'void_soft_weight',
+    'commit_weight',
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +84,22 @@ class Config:
     temperature: float = 0.07
 
     restart_until: float = 0.7  # share of the passes after which unused codevectors stay
+
+    codebook_update: str = 'gradient'  # or 'average': moving averages of the features
+    codebook_decay: float = 0.99
+    assignment: str = 'nearest'  # of the codevectors of a class, or 'balanced' (Sinkhorn)
+    contrast_per_class: int = 50  # positions a class and picture in the contrastive terms
+    pixel_code_weight: float = 0.0
+    code_pixel_weight: float = 0.0
+    code_code_weight: float = 0.0
+    void_soft_weight: float = 0.0
+    void_delta: float = 0.15  # cosine above which the soft void term repels
+    void_erosion: int = 0  # positions of the map taken off void's border before it is sampled
+    void_most: int = 512  # void positions a picture in the contrastive terms
+    void_queue: int = 0  # void features kept from earlier steps as negatives (0: none)
+    commit_weight: float = 0.0
+    reconstruct_weight: float = 0.0  # of the decoder, picture at a quarter of the size
+    reconstruct_labels: bool = False  # the decoder gives the label map, too
 
     attract_above: float = 0.9
     attract_weight: float = 1.0
@@ -188,10 +227,29 @@ class CodebookTask(lightning.LightningModule):
         codes = len(config.classes) * config.codevectors
         self.register_buffer('code_counts', torch.zeros(codes), persistent=False)
         self.latest: tuple[Tensor, Tensor]  # unit features and labels of the last batch
+        self.queue = VoidQueue(config.dimension, config.void_queue) if config.void_queue else None
+        self.moving: MovingCodebook | None = None
+        if config.codebook_update == 'average':
+            self.moving = MovingCodebook(self.net.codevectors, config.codebook_decay)
+            self.net.codevectors.requires_grad_(False)
+        elif config.codebook_update != 'gradient':
+            raise ValueError(
+                f"codebook_update is {config.codebook_update!r}: use 'gradient' or 'average'"
+            )
+        if config.assignment not in ('nearest', 'balanced'):
+            raise ValueError(f"assignment is {config.assignment!r}: use 'nearest' or 'balanced'")
+        self.decoder: Decoder | None = None
+        if config.reconstruct_weight:
+            labels = len(config.classes) if config.reconstruct_labels else 0
+            self.decoder = Decoder(config.dimension, labels)
 
     def on_train_epoch_start(self) -> None:
         """Lightning puts everything into training mode; what is frozen stays as it was."""
         self.net.backbone.freeze(self.config.frozen_blocks)
+
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        """Seed each step by its number: a run that was killed goes on with the same draws."""
+        torch.manual_seed(self.config.seed * 1_000_003 + self.global_step)
 
     def on_fit_start(self) -> None:
         """Weights of the classes come from the training pictures."""
@@ -221,13 +279,65 @@ class CodebookTask(lightning.LightningModule):
         pictures, labels = batch
         features = self.net.encode(pictures)
         likelihood = self.net.likelihood(features)
-        terms = self.terms(likelihood, labels)
+        terms = self.terms(likelihood, labels) | self.further_terms(
+            pictures, features, likelihood, labels
+        )
         loss = torch.stack(list(terms.values())).sum()
         self.log('loss', loss, prog_bar=True)
         self.log_dict({f'loss/{name}': value.detach() for name, value in terms.items()})
         self._count_codes(likelihood.similarity.detach(), labels)
         self.latest = (features.detach(), labels)
         return loss
+
+    def further_terms(
+        self, pictures: Tensor, features: Tensor, likelihood: Likelihood, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """The contrastive terms and the reconstruction, as far as they are switched on."""
+        config = self.config
+        terms: dict[str, Tensor] = {}
+        if any(getattr(config, name) for name in _CONTRASTIVE):
+            batch = sampled(config, features, likelihood, labels)
+            terms = contrastive_terms(config, batch, self.net.codebook, self.queue)
+            if self.queue is not None:
+                self.queue.push(batch.void_features)
+        if self.decoder is not None:
+            terms['reconstruction'] = config.reconstruct_weight * self._reconstruction(
+                self.decoder, pictures, features, likelihood, labels
+            )
+        if self.moving is not None:
+            self._move_codebook(self.moving, features, likelihood, labels)
+        return terms
+
+    def _reconstruction(
+        self,
+        decoder: Decoder,
+        pictures: Tensor,
+        features: Tensor,
+        likelihood: Likelihood,
+        labels: Tensor,
+    ) -> Tensor:
+        """Decode the nearest codevectors; everywhere, because void has a picture too."""
+        flat, _ = by_position(features, likelihood)
+        codes = nearest_codes(likelihood.similarity).flatten()
+        quantised = straight_through(flat, self.net.codebook, codes)
+        batch, _, height, width = features.shape
+        quantised = quantised.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2)
+        small = functional.interpolate(
+            pictures.permute(0, 3, 1, 2).float() / 255.0, (height, width), mode='area'
+        )
+        return reconstruction(decoder(quantised), small, labels, VOID)
+
+    @torch.no_grad()
+    def _move_codebook(
+        self, moving: MovingCodebook, features: Tensor, likelihood: Likelihood, labels: Tensor
+    ) -> None:
+        """Update the moving averages by the correctly classified positions only."""
+        flat, similarity = by_position(features, likelihood)
+        right = (likelihood.class_scores.argmax(dim=1) == labels).flatten()
+        own = labels.flatten()[right]
+        codes = assignment(self.config, similarity[right], own)
+        codebook = moving.update(flat[right], codes)
+        self.net.codevectors.copy_(codebook.view_as(self.net.codevectors))
 
     def _count_codes(self, similarity: Tensor, labels: Tensor) -> None:
         codes = nearest_codes(similarity)[labels < len(self.config.classes)]
@@ -240,10 +350,21 @@ class CodebookTask(lightning.LightningModule):
         for name, value in zip(self.config.classes, perplexity.tolist(), strict=True):
             self.log(f'codebook/perplexity/{name}', value)
         if self.current_epoch < self.config.restart_until * self.config.epochs:
-            unused_codes = self.code_counts.view(-1, self.config.codevectors) == 0
-            restart(self.net.codevectors.data, unused_codes, *self.latest)
+            self._restart_unused()
         self.code_counts.zero_()
         self._log_pictures()
+
+    @torch.no_grad()
+    def _restart_unused(self) -> None:
+        """Give codevectors that nothing chose another start."""
+        features, labels = self.latest
+        if self.moving is None:
+            unused_codes = self.code_counts.view(-1, self.config.codevectors) == 0
+            restart(self.net.codevectors.data, unused_codes, features, labels)
+            return
+        flat = features.permute(0, 2, 3, 1).flatten(0, 2)
+        self.moving.restart(flat, labels.flatten(), self.config.codevectors)
+        self.net.codevectors.copy_(self.moving.codebook().view_as(self.net.codevectors))
 
     @torch.no_grad()
     def _log_pictures(self) -> None:
@@ -272,7 +393,7 @@ class CodebookTask(lightning.LightningModule):
         config = self.config
         backbone = [p for p in self.net.backbone.parameters() if p.requires_grad]
         known = {id(parameter) for parameter in self.net.backbone.parameters()}
-        head = [p for p in self.net.parameters() if id(p) not in known]
+        head = [p for p in self.parameters() if id(p) not in known and p.requires_grad]
         rate = config.learning_rate
         groups: list[dict[str, Any]] = [
             {'params': backbone, 'lr': rate * config.backbone_rate},
