@@ -23,9 +23,10 @@ export FASTRTPS_DEFAULT_PROFILES_FILE := $(CURDIR)/config/fastdds_large_images.x
 export FASTDDS_DEFAULT_PROFILES_FILE := $(FASTRTPS_DEFAULT_PROFILES_FILE)
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 
-.PHONY: help demo test lint pictures setup setup-development clean
+.PHONY: help demo build test lint pictures setup setup-development clean
 help:
 	@echo 'make demo    sample drive -> player -> node -> recorder -> report, in $(OUT)/demo'
+	@echo 'make build   colcon build, for ros2 run and ros2 launch'
 	@echo 'make test    lint and the whole test suite'
 	@echo 'make lint    ruff, mypy, import-linter'
 	@echo 'make clean   remove $(OUT) and $(VENV)'
@@ -42,6 +43,10 @@ lint: setup-development
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+# The package as ROS finds it: `source install/setup.bash`, then ros2 run, ros2 launch.
+build: $(VENV)/.build
+	$(BIN)/python -m colcon build
+
 setup: $(VENV)/.runtime
 setup-development: $(VENV)/.development
 
@@ -56,7 +61,11 @@ $(VENV)/.runtime: requirements/runtime.txt requirements/ros-wheels.txt constrain
 	$(PIP) -r requirements/runtime.txt $(ROS_REQUIREMENTS)
 	@touch $@
 
-$(VENV)/.development: requirements/training.txt requirements/development.txt $(VENV)/.runtime
+$(VENV)/.build: requirements/build.txt $(VENV)/.runtime
+	$(PIP) -r requirements/build.txt
+	@touch $@
+
+$(VENV)/.development: requirements/training.txt requirements/development.txt $(VENV)/.build
 	@echo 'installing what training and tests need into $(VENV) (about 1.6 GB more, once)'
 	$(PIP) -r requirements/training.txt -r requirements/development.txt
 	$(PIP) --no-deps efficientnet-lite-pytorch

@@ -15,7 +15,8 @@ PARTS = (
     'models', 'LICENSE',
 )  # fmt: skip
 EXECUTABLES = {
-    'anomaly_detector', 'evaluate_bag', 'images_to_bag', 'play_bag', 'record_bag', 'sample_drive',
+    'anomaly_detector', 'evaluate_bag', 'images_to_bag', 'measure_transport', 'play_bag',
+    'record_bag', 'sample_drive',
 }  # fmt: skip
 
 
@@ -44,7 +45,8 @@ def test_executables_land_where_ros2_run_looks(installed: Path) -> None:
 def test_launch_files_settings_models_and_templates_are_installed(installed: Path) -> None:
     share = installed / 'vq_anomaly_ros' / 'share' / 'vq_anomaly_ros'
     expected = [
-        'package.xml', 'launch/detector.launch.py', 'config/detector.yaml', 'config/detector.rviz',
+        'package.xml', 'launch/detector.launch.py', 'launch/replay.launch.py',
+        'config/detector.yaml', 'config/detector.rviz', 'config/foxglove_layout.json',
         'config/fastdds_large_images.xml', 'config/palettes/cityscapes.yaml', 'models/LICENSE',
     ]  # fmt: skip
     assert [name for name in expected if not (share / name).is_file()] == []
@@ -54,7 +56,9 @@ def test_launch_files_settings_models_and_templates_are_installed(installed: Pat
     assert list(installed.rglob('replay/templates/*.j2'))
 
 
-@pytest.mark.parametrize('name', ['evaluate_bag', 'images_to_bag', 'sample_drive'])
+@pytest.mark.parametrize(
+    'name', ['evaluate_bag', 'images_to_bag', 'measure_transport', 'sample_drive']
+)
 def test_an_installed_command_tells_its_use(installed: Path, name: str) -> None:
     script = (
         f'source {installed}/local_setup.bash && '

@@ -27,7 +27,7 @@ from torch import nn
 from training import parity
 from training.data.street import Example
 from training.graph import ExportError, folded, to_onnx, with_half_weights
-from training.methods.codebook.model import OUTPUTS
+from training.methods.codebook.model import OUTPUTS, CodebookNet
 from training.methods.codebook.task import CodebookTask, Config, read_examples
 from training.train import read_config
 from vq_anomaly_ros.detection import model_file
@@ -42,7 +42,7 @@ _TERMS = (
 )
 
 
-def load_run(run: Path) -> tuple[Config, nn.Module]:
+def load_run(run: Path) -> tuple[Config, CodebookNet]:
     """The configuration of a run and its trained network, in evaluation mode.
 
     Raises ExportError where the run has no checkpoint.

@@ -69,6 +69,8 @@ from pathlib import Path
 from vq_anomaly_ros.replay import processes
 from vq_anomaly_ros.replay.processes import ProcessError
 
+# A shell's background job inherits an ignored SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 children = []
 
 class Interrupting(processes.Child):

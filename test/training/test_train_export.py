@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -150,13 +151,17 @@ def test_every_term_trains_and_exports(data: Path, tmp_path: Path, update: str) 
 
 @pytest.mark.parametrize(
     ('setting', 'said'),
-    [({'codebook_update': 'magic'}, "use 'gradient'"), ({'assignment': 'magic'}, "use 'nearest'")],
+    [
+        ({'codebook_update': 'magic'}, "use 'gradient'"),
+        ({'assignment': 'magic'}, "use 'nearest'"),
+        ({'crop': (64, 90)}, 'must be multiples of 32'),
+    ],
 )
 def test_an_unknown_rule_is_refused(
-    data: Path, tmp_path: Path, setting: dict[str, str], said: str
+    data: Path, tmp_path: Path, setting: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        train(dataclasses.replace(SMALL, **setting), data, tmp_path, progress=False)  # type: ignore[arg-type]
+        train(dataclasses.replace(SMALL, **setting), data, tmp_path, progress=False)
 
 
 def test_a_killed_run_ends_where_it_would_have_ended(data: Path, tmp_path: Path) -> None:

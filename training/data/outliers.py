@@ -54,6 +54,17 @@ def read_cut_outs(folder: Path, exclude: frozenset[str] = frozenset()) -> list[C
     return cut_outs
 
 
+def held_out_categories(folder: Path, share: float, seed: int = 0) -> frozenset[str]:
+    """Categories of cut-outs that a training must not paste, so that others can be judged on them.
+
+    share: of all categories of `folder`, 0..1; the choice is random by `seed` and the same for
+    everybody who asks.
+    """
+    names = sorted({cut_out.category for cut_out in read_cut_outs(folder)})
+    order = np.random.default_rng(seed).permutation(len(names))
+    return frozenset(names[index] for index in order[: round(share * len(names))])
+
+
 @dataclass
 class Paster:
     """Pastes cut-outs into pictures; heights are log-uniform between two shares of the picture."""

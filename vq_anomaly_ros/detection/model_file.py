@@ -27,6 +27,7 @@ from vq_anomaly_ros.detection.model_info import (
     ModelFileError,
     ModelInfo,
 )
+from vq_anomaly_ros.share import share_folders
 
 __all__ = [
     'FORMAT_VERSION',
@@ -42,7 +43,6 @@ __all__ = [
 ]
 
 METADATA_KEY = 'vq_anomaly_ros'
-_PACKAGE = 'vq_anomaly_ros'
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def find_model(name_or_path: Path | str) -> Path:
     """
     given = Path(name_or_path).expanduser()
     names = (given, given.with_name(given.name + '.onnx'))
-    folders = [Path()] if given.is_absolute() else [Path(), *_model_folders()]
+    folders = [Path()] if given.is_absolute() else [Path(), *share_folders('models')]
     candidates = [folder / name for folder in folders for name in names]
     for candidate in candidates:
         if candidate.is_file():
@@ -157,14 +157,6 @@ def find_model(name_or_path: Path | str) -> Path:
         f'{name_or_path}: no such model (looked for {places}); give the path of a model file or '
         'the name of a shipped one'
     )
-
-
-def _model_folders() -> list[Path]:
-    prefixes = [
-        entry for entry in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if entry
-    ]
-    shares = [Path(prefix) / 'share' / _PACKAGE / 'models' for prefix in prefixes]
-    return [*shares, Path(__file__).resolve().parents[2] / 'models']
 
 
 def _bytes_of(path: Path) -> bytes:

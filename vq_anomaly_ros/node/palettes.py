@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from vq_anomaly_ros.share import share_folders
 
 Colour = tuple[int, int, int]
 
@@ -52,9 +53,7 @@ def _is_colour(value: Any) -> bool:
 
 
 def _find(name_or_path: str) -> Path:
-    prefixes = [Path(p) for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
-    folders = [prefix / 'share' / 'vq_anomaly_ros' / 'config' / 'palettes' for prefix in prefixes]
-    folders.append(Path(__file__).resolve().parents[2] / 'config' / 'palettes')
+    folders = [folder / 'palettes' for folder in share_folders('config')]
     candidates = [Path(name_or_path), *(folder / f'{name_or_path}.yaml' for folder in folders)]
     for candidate in candidates:
         if candidate.is_file():

@@ -25,8 +25,9 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 
 from vq_anomaly_ros.node.messages import stream_qos
+from vq_anomaly_ros.share import share_folders
 
-PROFILE = Path(__file__).resolve().parents[2] / 'config' / 'fastdds_large_images.xml'
+PROFILE = 'fastdds_large_images.xml'
 VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 _SETTLE = 1.0
 _IDLE = 3.0
@@ -95,7 +96,7 @@ def measure(options: argparse.Namespace, cameras: int, profile: bool) -> dict[st
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     environment['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     if profile:
-        environment.update(dict.fromkeys(VARIABLES, str(PROFILE)))
+        environment.update(dict.fromkeys(VARIABLES, _profile()))
     values = {
         'cameras': cameras,
         'rate': options.rate,
@@ -119,6 +120,12 @@ def measure(options: argparse.Namespace, cameras: int, profile: bool) -> dict[st
             raise SystemExit(f'measure_transport: a process ended with {end.returncode}')
         said.update(json.loads(output))
     return {**values, 'profile': profile, **said, 'share': said['received'] / said['sent']}
+
+
+def _profile() -> str:
+    """Path of the profile, of the installed package or of the checkout."""
+    candidates = [folder / PROFILE for folder in share_folders('config')]
+    return str(next(candidate for candidate in candidates if candidate.is_file()))
 
 
 def _parser() -> argparse.ArgumentParser:

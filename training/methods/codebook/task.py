@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from training.data.folders import VOID
-from training.data.outliers import Paster, read_cut_outs
+from training.data.outliers import Paster, held_out_categories, read_cut_outs
 from training.data.street import (
     CAMVID_CLASSES,
     CAMVID_PALETTE,
@@ -66,6 +66,7 @@ class Config:
     sample_drive_pictures: int = 0  # pictures of the procedural street, added to each pass
     sample_drive_seed: int = 1000  # no seed of a drive that is demonstrated or measured
     outlier_objects: str = 'outlier_objects'  # folder of cut-outs; '' pastes nothing
+    outlier_held_out: float = 0.0  # share of the categories left to the validation set `pasted`
     outlier_most: int = 3  # at most so many pasted objects a crop
     outlier_heights: Sequence[float] = (0.035, 0.5)  # shares of the crop's height, log-uniform
     outlier_relight: float = 0.0  # pasted objects take up to this share of the light around them
@@ -179,7 +180,9 @@ class StreetData(lightning.LightningDataModule):
         config = self.config
         paster = None
         if config.outlier_objects:
-            cut_outs = read_cut_outs(self.root / config.outlier_objects)
+            folder = self.root / config.outlier_objects
+            held_out = held_out_categories(folder, config.outlier_held_out)
+            cut_outs = read_cut_outs(folder, held_out)
             low, high = config.outlier_heights
             paster = Paster(
                 cut_outs,
@@ -210,6 +213,11 @@ class CodebookTask(lightning.LightningModule):
     def __init__(self, config: Config, pretrained: bool = True) -> None:
         super().__init__()
         self.config = config
+        if any(side % 32 for side in (*config.crop, *config.input_size)):
+            raise ValueError(
+                f'crop {list(config.crop)} and input_size {list(config.input_size)} must be '
+                'multiples of 32, the stride of the backbone'
+            )
         self.net = CodebookNet(
             len(config.classes),
             config.codevectors,
