@@ -41,7 +41,7 @@ def test_the_recording_holds_every_frame(tmp_path: Path, drive: Path, tiny_model
     assert run(drive, tiny_model, rrd) == 0
     rerun('verify', str(rrd))
     printed = rerun('print', '-vvv', str(rrd))
-    for entity in ('picture', 'overlay', 'score', 'classes', 'curves/rarity', 'curves/obstacles'):
+    for entity in ('picture', 'overlay', 'score', 'classes', 'curves/rarity', 'timing/latency_ms'):
         assert f'/front/{entity}' in printed
     assert '2023-11-14' in printed  # the stamps
     assert 'AnnotationContext' in printed and 'frame' in printed

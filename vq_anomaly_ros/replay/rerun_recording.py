@@ -34,8 +34,8 @@ class RerunRecording:
     """Write one recording; a context manager that leaves the whole file, or on any error none.
 
     Every entity lies below its camera: picture, overlay, classes (with names and colours), score
-    (in decades, 0..5) and the curves anomaly_fraction, rarity, obstacles and latency_ms, all on the
-    timelines `stamp` (of the frame's header) and `frame`.
+    (in decades, 0..5), the curves anomaly_fraction, rarity and obstacles, and the timing latency_ms,
+    all on the timelines `stamp` (of the frame's header) and `frame`.
     """
 
     def __init__(self, path: Path, info: ModelInfo) -> None:
@@ -129,7 +129,7 @@ class RerunRecording:
             )
             contents['classes'] = rerun.SegmentationImage(small)
         if result.latency_ms is not None:
-            contents['curves/latency_ms'] = rerun.Scalars(result.latency_ms)
+            contents['timing/latency_ms'] = rerun.Scalars(result.latency_ms)
         return contents
 
     def _jpeg(self, bgr: np.ndarray) -> Any:
@@ -147,7 +147,9 @@ class RerunRecording:
             for name in ('overlay', 'score', 'picture', 'classes')
         ]
         curves = [
-            views.TimeSeriesView(origin=f'{camera}/curves', name=f'{camera} curves')
+            views.TimeSeriesView(origin=f'{camera}/{name}', name=f'{camera} {name}')
             for camera in sorted(self._cameras)
+            for name in ('curves', 'timing')
         ]
-        return views.Blueprint(views.Vertical(views.Grid(*pictures), *curves, row_shares=[4, 1]))
+        rows = views.Vertical(views.Grid(*pictures), views.Horizontal(*curves), row_shares=[4, 1])
+        return views.Blueprint(rows)
