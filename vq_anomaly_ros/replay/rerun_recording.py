@@ -34,8 +34,8 @@ class RerunRecording:
     """Write one recording; a context manager that leaves the whole file, or on any error none.
 
     Every entity lies below its camera: picture, overlay, classes (with names and colours), score
-    (in decades, 0..5), the curves anomaly_fraction, rarity and obstacles, and the timing latency_ms,
-    all on the timelines `stamp` (of the frame's header) and `frame`.
+    (in decades, 0..5), the curves anomaly_fraction, rarity and obstacles, and the timing
+    latency_ms, all on the timelines `stamp` (of the frame's header) and `frame`.
     """
 
     def __init__(self, path: Path, info: ModelInfo) -> None:
