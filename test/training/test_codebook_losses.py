@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training.data.folders import VOID
-from training.data.street import PASTED
+from training.data.street import GROUPED, PASTED
 from training.methods.codebook import losses
 from training.methods.codebook.task import one_cycle, restart, usage
 
@@ -30,6 +30,64 @@ def test_segmentation_is_the_cross_entropy_of_known_positions_alone() -> None:
 def test_attraction_of_an_own_score_below_the_bound() -> None:
     value = losses.attraction(scores(0.5, 0.95, 0.95, 0.2), row(0, 0), above=0.9)
     assert value.item() == pytest.approx((0.4**2 + 0.0) / 2, rel=1e-5)
+
+
+SETS = torch.tensor([[True, True, False], [False, False, True]])
+
+
+def drawn(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores of three classes, and labels with classes, sets, void and pasted objects."""
+    generator = torch.Generator().manual_seed(seed)
+    class_scores = torch.rand(2, 3, 4, 5, generator=generator) * 2 - 1
+    choices = torch.tensor([0, 1, 2, GROUPED, GROUPED + 1, PASTED, VOID])
+    return class_scores, choices[torch.randint(0, 7, (2, 4, 5), generator=generator)]
+
+
+def test_without_sets_segmentation_is_torchs_cross_entropy() -> None:
+    class_scores, labels = drawn(0)
+    labels = torch.where(labels < 3, labels, VOID)
+    weight = torch.tensor([0.5, 1.0, 2.0])
+    for given in (None, weight):
+        expected = torch.nn.functional.cross_entropy(
+            class_scores / 0.1, labels, given, ignore_index=VOID
+        )
+        torch.testing.assert_close(losses.segmentation(class_scores, labels, 0.1, given), expected)
+
+
+def test_sets_of_classes_against_a_slow_loop() -> None:
+    class_scores, labels = drawn(1)
+    weight = torch.tensor([0.5, 1.0, 2.0])
+    total, weights, hinges = 0.0, 0.0, []
+    for b in range(2):
+        for y in range(4):
+            for x in range(5):
+                label = int(labels[b, y, x])
+                members = {GROUPED: [0, 1], GROUPED + 1: [2]}.get(label, [label])
+                if members[0] > 2:
+                    continue
+                values = [math.exp(float(s) / 0.1) for s in class_scores[b, :, y, x]]
+                share = sum(values[c] for c in members) / sum(values)
+                mean = sum(float(weight[c]) for c in members) / len(members)
+                total, weights = total - mean * math.log(share), weights + mean
+                nearest = max(float(class_scores[b, c, y, x]) for c in members)
+                hinges.append(max(0.0, 0.9 - nearest) ** 2)
+    found = losses.segmentation(class_scores, labels, 0.1, weight, SETS)
+    assert found.item() == pytest.approx(total / weights, rel=1e-4)
+    pulled = losses.attraction(class_scores, labels, 0.9, SETS)
+    assert pulled.item() == pytest.approx(sum(hinges) / len(hinges), rel=1e-4)
+
+
+def test_a_set_of_all_classes_teaches_nothing_and_a_set_of_one_is_its_class() -> None:
+    class_scores, _ = drawn(2)
+    class_scores.requires_grad_()
+    everything = torch.full((2, 4, 5), GROUPED)
+    losses.segmentation(class_scores, everything, 0.1, None, torch.ones(1, 3) > 0).backward()
+    assert class_scores.grad is not None and class_scores.grad.abs().max() < 1e-5
+    own, alone = torch.full((2, 4, 5), 2), torch.full((2, 4, 5), GROUPED + 1)
+    torch.testing.assert_close(
+        losses.segmentation(class_scores, alone, 0.1, None, SETS),
+        losses.segmentation(class_scores, own, 0.1),
+    )
 
 
 def test_repulsion_of_the_best_class_alone() -> None:

@@ -11,11 +11,15 @@ import pytest
 from training.data.folders import VOID, FolderError
 from training.data.outliers import CutOut, OutlierError, Paster, read_cut_outs
 from training.data.street import (
+    CAMVID_CLASSES,
+    COARSE,
+    GROUPED,
     PASTED,
     Augmentation,
     Example,
     PassSampler,
     StreetCrops,
+    class_sets,
     read_street,
 )
 
@@ -149,6 +153,30 @@ def test_a_split_is_read_with_its_classes(tmp_path: Path) -> None:
     assert example_.image[0, 0].tolist() == [200, 0, 0]
     with pytest.raises(FolderError, match='not those asked for'):
         next(read_street(root, ('sky', 'car')))
+
+
+def test_coarser_classes_become_sets(tmp_path: Path) -> None:
+    root = tmp_path / 'india' / 'train'
+    write_png(root / 'images' / 'a.png', np.zeros((1, 4, 3), np.uint8))
+    write_png(root / 'labels' / 'a.png', np.array([[0, 1, 2, 9]], np.uint8))
+    listed = tmp_path / 'india' / 'classes.yaml'
+    listed.write_text('classes: [vehicles, sky, drivable]\nvoid: [9]')
+    (example_,) = read_street(root, CAMVID_CLASSES)
+    names = list(COARSE)
+    expected = [GROUPED + names.index('vehicles'), CAMVID_CLASSES.index('sky')]
+    expected += [GROUPED + names.index('drivable'), VOID]
+    assert example_.labels.tolist() == [expected]
+    sets = class_sets(CAMVID_CLASSES)
+    vehicles = sets[names.index('vehicles')]
+    assert {n for n, may in zip(CAMVID_CLASSES, vehicles, strict=True) if may} == {
+        'car',
+        'bicyclist',
+    }
+    assert sets.any(axis=1).all(), 'every set has a class'
+    assert GROUPED + len(COARSE) <= PASTED
+    listed.write_text('classes: [vehicles, spaceships, drivable]\nvoid: [9]')
+    with pytest.raises(FolderError, match='spaceships are not those asked for'):
+        next(read_street(root, CAMVID_CLASSES))
 
 
 def test_ids_that_are_no_class_and_other_sizes_are_named(tmp_path: Path) -> None:

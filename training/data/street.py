@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from training.data.folders import (
+    VOID,
+    FolderError,
+    SegmentationFolder,
     check_same_size,
     class_table,
     load_class_ids,
@@ -23,6 +26,7 @@ from training.data.outliers import Paster
 
 Image = NDArray[Any]  # uint8; OpenCV's annotations are wider than that
 
+GROUPED = 200  # label GROUPED + g: one of the classes of the g-th entry of COARSE
 PASTED = 254  # the label of an object that was pasted in
 
 # The classes of the SegNet copy of CamVid, in the order of its label ids.
@@ -37,9 +41,26 @@ CAMVID_PALETTE = (
 )  # fmt: skip
 
 
+# Coarser classes of other data sets, as the sets of the classes above that they may be. Those of
+# IDD after its label hierarchy (Varma et al. 2019); what CamVid would call a thing is our choice.
+COARSE: dict[str, tuple[str, ...]] = {
+    'drivable': ('road',),
+    'non-drivable': ('pavement', 'tree'),
+    'living things': ('pedestrian', 'bicyclist'),
+    'vehicles': ('car', 'bicyclist'),
+    'roadside objects': ('pole', 'sign', 'fence', 'building'),
+    'far objects': ('building', 'tree'),
+}
+
+
+def class_sets(classes: Sequence[str]) -> NDArray[np.bool_]:
+    """Which classes each entry of COARSE may be: bool [len(COARSE), len(classes)]."""
+    return np.array([[name in members for name in classes] for members in COARSE.values()])
+
+
 @dataclass(frozen=True)
 class Example:
-    """A picture, uint8 RGB [H, W, 3], and its labels, uint8 [H, W]: class ids or VOID."""
+    """A picture, uint8 RGB [H, W, 3], and labels, uint8 [H, W]: class ids, GROUPED + g or VOID."""
 
     image: Image
     labels: Image
@@ -48,16 +69,37 @@ class Example:
 def read_street(root: Path, classes: Sequence[str]) -> Iterator[Example]:
     """Yield the pictures of one split of a segmentation folder, in natural order of their names.
 
-    Labels become positions in `classes`; what is none of them becomes VOID. Raises FolderError for
-    a folder, picture or label that is missing or does not fit, and for another list of classes.
+    Labels become positions in `classes`, or GROUPED + g where the folder has coarser classes; what
+    is none of them becomes VOID. Raises FolderError for a folder, picture or label that is missing
+    or does not fit, and for another list of classes.
     """
     folder = read_segmentation_folder(root)
-    table = class_table(folder.classes, classes, root)
+    table = _label_table(folder, classes)
     for sample in folder.samples:
         pixels = load_image(sample.image)
         labels = load_class_ids(sample.label, table)
         check_same_size(sample.image, pixels, sample.label, labels)
         yield Example(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), labels.astype(np.uint8))
+
+
+def _label_table(folder: SegmentationFolder, classes: Sequence[str]) -> NDArray[np.int16]:
+    """Table [256] from label id to class, GROUPED + g, VOID, or -1 for what is no label."""
+    listed = folder.classes
+    if listed is None or not set(listed.names) - set(classes):
+        return class_table(listed, classes, folder.root)
+    coarse = list(COARSE)
+    known = {name: index for index, name in enumerate(classes)}
+    known.update({name: GROUPED + coarse.index(name) for name in coarse})
+    unknown = set(listed.names) - set(known)
+    if unknown:
+        raise FolderError(
+            f'{folder.root}: its classes {", ".join(sorted(unknown))} are not those asked for '
+            f'({", ".join(classes)}), nor sets of them; say in COARSE which they may be'
+        )
+    table = np.full(256, -1, np.int16)
+    table[: len(listed.names)] = [known[name] for name in listed.names]
+    table[list(listed.void)] = VOID
+    return table
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The terms of the training objective: plain functions of scores and labels.
 
 `class_scores` are S_c of scores.py, float [B, C, h, w] in [-1, 1]; `labels` are int64 [B, h, w]
-with class ids, VOID where a picture's label names none of the classes and PASTED where an object
-was pasted in. Every term is a mean over the positions that it concerns, and 0 where there are none.
+with class ids, GROUPED + g where the label is a set of classes, VOID where a picture's label names
+none of them and PASTED where an object was pasted in. Every term is a mean over the positions that
+it concerns, and 0 where there are none.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data.folders import VOID
+from training.data.street import GROUPED
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:
@@ -19,22 +20,54 @@ def _mean(values: Tensor, where: Tensor) -> Tensor:
     return (values * where).sum() / where.sum().clamp(min=1)
 
 
+def allowed(labels: Tensor, classes: int, sets: Tensor | None = None) -> Tensor:
+    """Which classes a position may be: int64 [B, h, w] -> bool [B, C, h, w].
+
+    Its own for a class id, `sets[g]` (bool [G, C]) for GROUPED + g, none for all else.
+    """
+    rows = torch.zeros(256, classes, dtype=torch.bool, device=labels.device)
+    rows[torch.arange(classes), torch.arange(classes)] = True
+    if sets is not None:
+        rows[GROUPED : GROUPED + len(sets)] = sets
+    return rows[labels].movedim(-1, 1)
+
+
 def segmentation(
-    class_scores: Tensor, labels: Tensor, temperature: float, weight: Tensor | None = None
+    class_scores: Tensor,
+    labels: Tensor,
+    temperature: float,
+    weight: Tensor | None = None,
+    sets: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy on S_c / tau: likelihood-ratio training of the generative scores (GMMSeg)."""
-    known = labels < class_scores.shape[1]
-    target = torch.where(known, labels, VOID)
+    """Cross-entropy on S_c / tau: likelihood-ratio training of the generative scores (GMMSeg).
+
+    -log of the probability of the classes that a position may be (see `allowed`), so that coarser
+    labels supervise too; weighted as torch's cross-entropy, a set by the mean of its classes.
+    """
+    may_be = allowed(labels, class_scores.shape[1], sets)
+    known = may_be.any(dim=1)
     if not known.any():
         return class_scores.sum() * 0.0
-    return F.cross_entropy(class_scores / temperature, target, weight, ignore_index=VOID)
+    logarithm = (class_scores / temperature).log_softmax(dim=1)
+    # Where nothing may be, everything is summed: finite, and left out by its weight of 0.
+    inside = may_be | ~known.unsqueeze(1)
+    loss = -logarithm.masked_fill(~inside, -torch.inf).logsumexp(dim=1)
+    if weight is None:
+        return _mean(loss, known)
+    mixed = (may_be * weight[:, None, None]).sum(dim=1) / may_be.sum(dim=1).clamp(min=1)
+    return (loss * mixed).sum() / mixed.sum()
 
 
-def attraction(class_scores: Tensor, labels: Tensor, above: float) -> Tensor:
-    """max(0, above - S_y)^2 at labelled positions: each stays near a codevector of its class."""
-    known = labels < class_scores.shape[1]
-    own = class_scores.gather(1, torch.where(known, labels, 0).unsqueeze(1)).squeeze(1)
-    return _mean(F.relu(above - own).square(), known)
+def attraction(
+    class_scores: Tensor, labels: Tensor, above: float, sets: Tensor | None = None
+) -> Tensor:
+    """max(0, above - S_y)^2 at labelled positions: each stays near a codevector of its class.
+
+    Of a set of classes the nearest counts.
+    """
+    may_be = allowed(labels, class_scores.shape[1], sets)
+    own = class_scores.masked_fill(~may_be, -1.0).amax(dim=1)
+    return _mean(F.relu(above - own).square(), may_be.any(dim=1))
 
 
 def repulsion(class_scores: Tensor, where: Tensor, below: float) -> Tensor:

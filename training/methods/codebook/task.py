@@ -28,6 +28,7 @@ from training.data.street import (
     Example,
     PassSampler,
     StreetCrops,
+    class_sets,
     read_street,
 )
 from training.methods.codebook import losses
@@ -231,6 +232,9 @@ class CodebookTask(lightning.LightningModule):
         self.net.backbone.freeze(config.frozen_blocks)
         self.class_weight: Tensor
         self.register_buffer('class_weight', torch.ones(len(config.classes)))
+        self.class_sets: Tensor
+        sets = torch.from_numpy(class_sets(config.classes))
+        self.register_buffer('class_sets', sets, persistent=False)
         self.code_counts: Tensor
         codes = len(config.classes) * config.codevectors
         self.register_buffer('code_counts', torch.zeros(codes), persistent=False)
@@ -269,10 +273,10 @@ class CodebookTask(lightning.LightningModule):
         config, scores = self.config, likelihood.class_scores
         terms = {
             'segmentation': losses.segmentation(
-                scores, labels, config.temperature, self.class_weight
+                scores, labels, config.temperature, self.class_weight, self.class_sets
             ),
             'attraction': config.attract_weight
-            * losses.attraction(scores, labels, config.attract_above),
+            * losses.attraction(scores, labels, config.attract_above, self.class_sets),
             'pasted': config.pasted_weight
             * losses.repulsion(scores, labels == PASTED, config.pasted_below),
         }
