@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import pickle
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,6 +85,32 @@ def precision_of(config: Config) -> str:
     return 'bf16-mixed' if native else '32-true'
 
 
+def load_start(task: CodebookTask, checkpoint: Path) -> None:
+    """Begin with the weights of another run's checkpoint, where names and shapes agree.
+
+    Raises ConfigError where it cannot be read or the encoder is another one.
+    """
+    try:
+        state = torch.load(checkpoint, map_location='cpu', weights_only=False)['state_dict']
+    except (OSError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ConfigError(
+            f'{checkpoint}: cannot be read as a checkpoint ({error}); give the last.ckpt of a run'
+        ) from error
+    own = task.state_dict()
+    fitting = {
+        name: value
+        for name, value in state.items()
+        if name in own and own[name].shape == value.shape
+    }
+    lacking = [n for n in own if n.startswith(('net.backbone', 'net.fusion')) and n not in fitting]
+    if lacking:
+        raise ConfigError(
+            f'{checkpoint}: has no fitting {lacking[0]} (and {len(lacking) - 1} more); '
+            'fine-tuning needs the same backbone and channels'
+        )
+    task.load_state_dict(fitting, strict=False)
+
+
 def train(config: Config, data: Path, run: Path, progress: bool = True) -> Path:
     """Train to the end, resuming from RUN/last.ckpt where there is one; returns that file."""
     run.mkdir(parents=True, exist_ok=True)
@@ -109,8 +136,11 @@ def train(config: Config, data: Path, run: Path, progress: bool = True) -> Path:
         gradient_clip_val=5.0,
         log_every_n_steps=10,
     )
+    task = CodebookTask(config)
+    if config.start_from and not checkpoint.exists():
+        load_start(task, Path(config.start_from))
     trainer.fit(
-        CodebookTask(config),
+        task,
         datamodule=StreetData(config, data),
         ckpt_path=str(checkpoint) if checkpoint.exists() else None,
         weights_only=False,

@@ -164,6 +164,38 @@ def test_an_unknown_rule_is_refused(
         train(dataclasses.replace(SMALL, **setting), data, tmp_path, progress=False)
 
 
+def test_fine_tuning_begins_with_the_weights_of_another_run(
+    data: Path, run: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(SMALL, start_from=str(run / 'last.ckpt'), learning_rate=0.0)
+    train(config, data, tmp_path / 'tuned', progress=False)
+    states = [torch.load(p / 'last.ckpt', weights_only=False) for p in (run, tmp_path / 'tuned')]
+    before, after = (state['state_dict'] for state in states)
+    name = 'net.features.project.weight'
+    torch.testing.assert_close(after[name], before[name])
+    # Other codevectors: they start anew, the encoder does not.
+    more = dataclasses.replace(config, codevectors=4)
+    train(more, data, tmp_path / 'more', progress=False)
+    state = torch.load(tmp_path / 'more' / 'last.ckpt', weights_only=False)['state_dict']
+    assert state['net.codevectors'].shape[1] == 4
+    name = next(n for n in before if n.startswith('net.fusion') and n.endswith('0.weight'))
+    torch.testing.assert_close(state[name], before[name])
+
+
+def test_fine_tuning_from_what_does_not_fit_is_refused(
+    data: Path, run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / 'broken.ckpt').write_bytes(b'not a checkpoint')
+    for changes, said in (
+        ({'start_from': str(tmp_path / 'none.ckpt')}, 'cannot be read as a checkpoint'),
+        ({'start_from': str(tmp_path / 'broken.ckpt')}, 'cannot be read as a checkpoint'),
+        ({'start_from': str(run / 'last.ckpt'), 'channels': 32}, 'needs the same backbone'),
+    ):
+        config = dataclasses.replace(SMALL, **changes)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=said):
+            train(config, data, tmp_path / 'out', progress=False)
+
+
 def test_a_killed_run_ends_where_it_would_have_ended(data: Path, tmp_path: Path) -> None:
     """Killed after its first checkpoint and resumed: the very weights of a run that was not."""
     config = dataclasses.replace(EVERYTHING, epochs=6, precision='32-true')

@@ -117,6 +117,7 @@ class Config:
     frozen_blocks: int = 0  # the stem and so many blocks keep their ImageNet weights (0: none)
     warm_up: float = 0.3  # share of the steps in which the learning rate rises
     weight_decay: float = 0.01
+    start_from: str = ''  # checkpoint whose weights a new run begins with (fine-tuning)
     precision: str = 'auto'  # Lightning's, or the fastest that this machine computes with
     workers: int = 1
     seed: int = 0
