@@ -79,6 +79,7 @@ ROWS: dict[str, dict[str, Any]] = {
         'commit_weight': 0.25,
         'assignment': 'balanced',
     },
+    'some textures': {'outlier_textures': 0.3},
     'decoder': {'reconstruct_weight': 0.1, 'reconstruct_labels': True},
     'M = 1': {'codevectors': 1},
     'M = 5': {'codevectors': 5},

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from training.data.folders import VOID, FolderError
-from training.data.outliers import CutOut, OutlierError, Paster, read_cut_outs
+from training.data.outliers import CutOut, OutlierError, Paster, read_cut_outs, texture
 from training.data.street import (
     CAMVID_CLASSES,
     COARSE,
@@ -97,6 +97,29 @@ def test_crops_keep_the_proportions_of_their_pictures() -> None:
         across = abs(np.polyfit(np.arange(64), image[16, :, 1], 1)[0])  # 2 / horizontal scale
         assert 0.97 < down < 2.55  # 48 to 120 rows of a picture of 60
         assert 0.96 < down / across < 1.25
+
+
+def test_textures_are_blobs_of_varied_noise_and_are_pasted_by_their_share() -> None:
+    blobs = [texture(np.random.default_rng(seed)) for seed in range(12)]
+    for blob in blobs:
+        assert blob.pixels.shape == (96, 96, 3) and blob.pixels.dtype == np.uint8
+        assert set(np.unique(blob.alpha)) == {0.0, 1.0}
+        assert 0.2 < blob.alpha.mean() < 0.6 and not blob.alpha[[0, -1]].any()
+        parts = cv2.connectedComponents((blob.alpha > 0).astype(np.uint8))[0] - 1
+        assert parts <= 6, 'a blob, not dust'
+    contrasts = [blob.pixels[blob.alpha > 0].std() for blob in blobs]
+    assert max(contrasts) > 2 * min(contrasts)
+    image = np.full((80, 120, 3), 60, np.uint8)
+    red = {}
+    for share in (0.0, 1.0):
+        paster = Paster([disc()], most=1, heights=(0.5, 0.5), textures=share)
+        means = []
+        for seed in range(40):
+            picture = image.copy()
+            covered = paster.paste(picture, np.random.default_rng(seed))
+            means += [picture[covered].mean(axis=0)] if covered.any() else []
+        red[share] = np.mean([mean[0] > 2 * mean[1] + 40 for mean in means])
+    assert red[0.0] == 1.0 and red[1.0] < 0.3  # discs are pure red, noise seldom is
 
 
 def test_relighting_draws_an_object_towards_its_surroundings() -> None:

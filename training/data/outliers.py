@@ -65,6 +65,32 @@ def held_out_categories(folder: Path, share: float, seed: int = 0) -> frozenset[
     return frozenset(names[index] for index in order[: round(share * len(names))])
 
 
+def texture(rng: np.random.Generator, side: int = 96) -> CutOut:
+    """A blob of coarse noise: an object of no category, uint8 [side, side, 3] with its alpha.
+
+    Colours are noise of two scales, random in strength and in how far they differ from grey; the
+    outline is where smooth noise, pulled down towards the border, exceeds its median.
+    """
+    coarse, fine = (_noise(rng, side, int(rng.integers(2, 24)), 3) for _ in range(2))
+    pattern = coarse + fine * rng.uniform(0.0, 1.0)
+    grey = pattern.mean(axis=2, keepdims=True)
+    pattern = grey + (pattern - grey) * rng.uniform(0.0, 1.5)
+    pixels = np.clip(rng.uniform(30, 225, 3) + pattern * rng.uniform(5, 70), 0, 255)
+    axis = np.linspace(-1.0, 1.0, side, dtype=np.float32)
+    distance = np.hypot(axis[:, None], axis[None, :])
+    height = 0.5 * _noise(rng, side, int(rng.integers(3, 8)), 1)[..., 0] - 2.0 * distance
+    inside = distance < 0.95
+    alpha = ((height > np.median(height[inside])) & inside).astype(np.float32)
+    return CutOut('texture_0', pixels.astype(np.uint8), alpha)
+
+
+def _noise(rng: np.random.Generator, side: int, cells: int, channels: int) -> Alpha:
+    """Normal noise on cells x cells points, interpolated to float32 [side, side, channels]."""
+    grid = rng.normal(size=(cells, cells, channels)).astype(np.float32)
+    large = cv2.resize(grid, (side, side), interpolation=cv2.INTER_CUBIC)
+    return large.reshape(side, side, channels)
+
+
 @dataclass
 class Paster:
     """Pastes cut-outs into pictures; heights are log-uniform between two shares of the picture."""
@@ -74,6 +100,7 @@ class Paster:
     heights: tuple[float, float] = (0.035, 0.5)
     relight: float = 0.0  # objects take up to this share of the light of their surroundings
     translucent: float = 0.0  # share of objects that the picture shines through
+    textures: float = 0.0  # share of objects that are blobs of noise instead
     _jpeg: tuple[int, int] = field(default=(50, 95), repr=False)
 
     def paste(self, image: Image, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -84,6 +111,8 @@ class Paster:
         covered = np.zeros(image.shape[:2], bool)
         for _ in range(rng.integers(0, self.most + 1)):
             cut_out = self.cut_outs[rng.integers(len(self.cut_outs))]
+            if self.textures and rng.random() < self.textures:
+                cut_out = texture(rng)
             self._paste_one(image, covered, cut_out, rng)
         return covered
 

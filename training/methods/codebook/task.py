@@ -72,6 +72,7 @@ class Config:
     outlier_heights: Sequence[float] = (0.035, 0.5)  # shares of the crop's height, log-uniform
     outlier_relight: float = 0.0  # pasted objects take up to this share of the light around them
     outlier_translucent: float = 0.0  # share of pasted objects that the picture shines through
+    outlier_textures: float = 0.0  # share of pasted objects that are blobs of coarse noise
     void_labels: bool = True  # positions labelled void are drawn away from all codevectors
 
     input_size: Sequence[int] = (512, 1024)
@@ -192,6 +193,7 @@ class StreetData(lightning.LightningDataModule):
                 (low, high),
                 config.outlier_relight,
                 config.outlier_translucent,
+                config.outlier_textures,
             )
         how = Augmentation(
             (int(config.crop[0]), int(config.crop[1])),
