@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 import time
@@ -197,27 +198,40 @@ def test_fine_tuning_from_what_does_not_fit_is_refused(
 
 
 def test_a_killed_run_ends_where_it_would_have_ended(data: Path, tmp_path: Path) -> None:
-    """Killed after its first checkpoint and resumed: the very weights of a run that was not."""
+    """Killed after its first checkpoint and resumed: the very weights of a run that was not.
+
+    One thread each: sums over several are not the same twice.
+    """
     config = dataclasses.replace(EVERYTHING, epochs=6, precision='32-true')
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-    train(config, data, whole, progress=False)
-    killed.mkdir()
-    write_config(config, killed)
-    command = [sys.executable, '-m', 'training.train', 'codebook', '--data', str(data)]
-    command += ['--config', str(killed / 'config.yaml'), '--out', str(killed)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert _training(config, data, whole).wait() == 0
+    process = _training(config, data, killed)
     while not (killed / 'last.ckpt').exists():
         assert process.poll() is None, 'it ended without a checkpoint'
         time.sleep(0.01)
     process.kill()
     process.wait()
-    train(config, data, killed, progress=False)
+    assert _training(config, data, killed).wait() == 0
     states = [torch.load(run / 'last.ckpt', weights_only=False) for run in (whole, killed)]
     assert states[0]['global_step'] == states[1]['global_step'] == 12
     for name, value in states[0]['state_dict'].items():
         torch.testing.assert_close(
             states[1]['state_dict'][name], value, msg=name, atol=1e-6, rtol=0
         )
+
+
+def _training(config: Config, data: Path, run: Path) -> subprocess.Popen[bytes]:
+    """Start a run in a process of its own, with one thread."""
+    run.mkdir(exist_ok=True)
+    write_config(config, run)
+    command = [sys.executable, '-m', 'training.train', 'codebook', '--data', str(data)]
+    command += ['--config', str(run / 'config.yaml'), '--out', str(run)]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 def test_an_export_is_a_model_file_that_the_detector_runs(exported: Path) -> None:
