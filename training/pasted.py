@@ -27,7 +27,7 @@ from training.data.folders import (
     load_image,
     read_segmentation_folder,
 )
-from training.data.outliers import OutlierError, Paster, held_out_categories, read_cut_outs
+from training.data.outliers import PASTED, OutlierError, Paster, held_out_categories, read_cut_outs
 
 STREETS = ('camvid/val', 'idd_lite/val')
 OBJECTS = 'outlier_objects'
@@ -83,11 +83,10 @@ def _write_one(
     paster: Paster,
     rng: np.random.Generator,
 ) -> None:
-    covered = np.zeros(void.shape, bool)
-    while not covered.any():  # an object may fall outside of the picture
-        covered = paster.paste(image, rng)
     labels = np.where(void, np.uint8(VOID), np.uint8(0))
-    labels[covered] = 1
+    while not (labels == PASTED).any():  # an object may fall outside of the picture
+        paster.paste(image, labels, rng)
+    labels[labels == PASTED] = 1
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     cv2.imwrite(str(folder / 'images' / f'{stem}.png'), bgr)
     cv2.imwrite(str(folder / 'labels' / f'{stem}.png'), labels)

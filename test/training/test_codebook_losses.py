@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from training.data.folders import VOID
-from training.data.street import GROUPED, PASTED
+from training.data.outliers import PASTED
+from training.data.street import GROUPED
 from training.methods.codebook import losses
 from training.methods.codebook.task import one_cycle, restart, usage
 

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from training.data.folders import VOID, FolderError
-from training.data.outliers import CutOut, OutlierError, Paster, read_cut_outs, texture
+from training.data.outliers import PASTED, CutOut, OutlierError, Paster, read_cut_outs, texture
 from training.data.street import (
     CAMVID_CLASSES,
     COARSE,
     GROUPED,
-    PASTED,
     Augmentation,
     Example,
     PassSampler,
@@ -42,7 +41,8 @@ def disc(name: str = 'ball_0001', size: int = 41) -> CutOut:
 
 
 def crops(paster: Paster | None = None, how: Augmentation = HOW, seed: int = 3) -> StreetCrops:
-    return StreetCrops([example(index) for index in range(4)], how, paster, seed)
+    pasters = [] if paster is None else [paster]
+    return StreetCrops([example(index) for index in range(4)], how, pasters, seed)
 
 
 def test_items_have_the_shapes_and_types_of_the_contract() -> None:
@@ -99,6 +99,14 @@ def test_crops_keep_the_proportions_of_their_pictures() -> None:
         assert 0.96 < down / across < 1.25
 
 
+def pasted(paster: Paster, picture: np.ndarray, seed: int) -> np.ndarray:
+    """Paste into `picture` in place; where, bool [H, W]."""
+    labels = np.zeros(picture.shape[:2], np.uint8)
+    paster.paste(picture, labels, np.random.default_rng(seed))
+    assert set(np.unique(labels)) <= {0, PASTED}
+    return labels == PASTED
+
+
 def test_textures_are_blobs_of_varied_noise_and_are_pasted_by_their_share() -> None:
     blobs = [texture(np.random.default_rng(seed)) for seed in range(12)]
     for blob in blobs:
@@ -116,7 +124,7 @@ def test_textures_are_blobs_of_varied_noise_and_are_pasted_by_their_share() -> N
         means = []
         for seed in range(40):
             picture = image.copy()
-            covered = paster.paste(picture, np.random.default_rng(seed))
+            covered = pasted(paster, picture, seed)
             means += [picture[covered].mean(axis=0)] if covered.any() else []
         red[share] = np.mean([mean[0] > 2 * mean[1] + 40 for mean in means])
     assert red[0.0] == 1.0 and red[1.0] < 0.3  # discs are pure red, noise seldom is
@@ -130,7 +138,7 @@ def test_relighting_draws_an_object_towards_its_surroundings() -> None:
         means = []
         for seed in range(40):
             picture = image.copy()
-            covered = paster.paste(picture, np.random.default_rng(seed))
+            covered = pasted(paster, picture, seed)
             if covered.any():
                 means.append(picture[covered][:, 1].mean())
         brightness[relight] = np.mean(means)
@@ -142,7 +150,7 @@ def test_pasted_objects_are_labelled_where_they_cover() -> None:
     image = np.full((80, 120, 3), 60, np.uint8)
     for seed in range(30):
         picture = image.copy()
-        covered = paster.paste(picture, np.random.default_rng(seed))
+        covered = pasted(paster, picture, seed)
         changed = np.abs(picture.astype(int) - 60).max(axis=2) > 110  # half of the way
         assert (changed & ~covered).sum() <= 0.15 * max(covered.sum(), 1) + 5
     stream = crops(Paster([disc()], most=3, heights=(0.3, 0.5)))
@@ -183,21 +191,22 @@ def test_coarser_classes_become_sets(tmp_path: Path) -> None:
     write_png(root / 'images' / 'a.png', np.zeros((1, 4, 3), np.uint8))
     write_png(root / 'labels' / 'a.png', np.array([[0, 1, 2, 9]], np.uint8))
     listed = tmp_path / 'india' / 'classes.yaml'
-    listed.write_text('classes: [vehicles, sky, drivable]\nvoid: [9]')
+    listed.write_text('classes: [living things, sky, drivable]\nvoid: [9]')
     (example_,) = read_street(root, CAMVID_CLASSES)
     names = list(COARSE)
-    expected = [GROUPED + names.index('vehicles'), CAMVID_CLASSES.index('sky')]
-    expected += [GROUPED + names.index('drivable'), VOID]
+    expected = [GROUPED + names.index('living things'), CAMVID_CLASSES.index('sky')]
+    expected += [CAMVID_CLASSES.index('road'), VOID]  # a set of one is that one
     assert example_.labels.tolist() == [expected]
     sets = class_sets(CAMVID_CLASSES)
-    vehicles = sets[names.index('vehicles')]
-    assert {n for n, may in zip(CAMVID_CLASSES, vehicles, strict=True) if may} == {
-        'car',
+    living = sets[names.index('living things')]
+    assert {n for n, may in zip(CAMVID_CLASSES, living, strict=True) if may} == {
+        'pedestrian',
         'bicyclist',
     }
     assert sets.any(axis=1).all(), 'every set has a class'
+    assert (sets.sum(axis=0) <= 1).all(), 'no class is in two sets'
     assert GROUPED + len(COARSE) <= PASTED
-    listed.write_text('classes: [vehicles, spaceships, drivable]\nvoid: [9]')
+    listed.write_text('classes: [living things, spaceships, drivable]\nvoid: [9]')
     with pytest.raises(FolderError, match='spaceships are not those asked for'):
         next(read_street(root, CAMVID_CLASSES))
 
@@ -222,3 +231,25 @@ def test_cut_outs_need_alpha_and_can_leave_categories_out(tmp_path: Path) -> Non
         read_cut_outs(tmp_path)
     with pytest.raises(OutlierError, match='no cut-outs'):
         read_cut_outs(tmp_path / 'nowhere')
+
+
+def test_weather_darkens_and_lightens_parts_of_a_crop() -> None:
+    how = Augmentation(crop=(32, 64), heights=(38, 64), colour=0.0, weather=1.0)
+    flat = [Example(np.full_like(example(i).image, 90), example(i).labels) for i in range(4)]
+    stream = StreetCrops(flat, how, [], 3)
+    pictures = [stream[number][0].astype(int) for number in range(24)]
+    assert any(picture.min() < 70 for picture in pictures), 'shadows'
+    assert any(picture[0].mean() > 110 for picture in pictures), 'haze'
+    for picture, number in zip(pictures, range(24), strict=True):
+        np.testing.assert_array_equal(picture, stream[number][0])
+
+
+def test_recoloured_objects_differ_in_hue_and_keep_their_outline() -> None:
+    image = np.full((80, 120, 3), 60, np.uint8)
+    hues = set()
+    for seed in range(300):
+        picture = image.copy()
+        covered = pasted(Paster([disc()], most=1, heights=(0.5, 0.5), colour=1.0), picture, seed)
+        if covered.sum() > 300:
+            hues.add(int(picture[covered].mean(axis=0).argmax()))
+    assert hues == {0, 1, 2}, 'a red disc turns green and blue, too'

@@ -23,6 +23,7 @@ from training import export, parity
 from training.data.street import CAMVID_CLASSES
 from training.methods.codebook.task import Config
 from training.train import ConfigError, config_from, read_config, train, write_config
+from training.warm_start import model_file_weights
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
 from vq_anomaly_ros.images import Frame
@@ -183,6 +184,32 @@ def test_fine_tuning_begins_with_the_weights_of_another_run(
     torch.testing.assert_close(state[name], before[name])
 
 
+def test_fine_tuning_begins_with_the_weights_of_a_model_file(
+    data: Path, exported: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(SMALL, start_from=str(exported), learning_rate=0.0)
+    train(config, data, tmp_path / 'tuned', progress=False)
+    _, net = export.load_run(tmp_path / 'tuned')
+    weights = model_file_weights(exported)[1]
+    own = net.state_dict()['features.project.weight']
+    torch.testing.assert_close(own, weights['features.project.weight'])
+    other = dataclasses.replace(config, codevectors=4)
+    with pytest.raises(ConfigError, match='no codebook of 11 classes with 4 codevectors'):
+        train(other, data, tmp_path / 'other', progress=False)
+
+
+def test_averaged_weights_are_what_a_run_leaves(data: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, average_weights=0.5, epochs=2, repeats=(2,))
+    train(config, data, tmp_path, progress=False)
+    checkpoint = torch.load(tmp_path / 'last.ckpt', weights_only=False)
+    assert checkpoint['global_step'] == 8, 'each picture twice a pass'
+    average, last = (checkpoint[key] for key in ('state_dict', 'current_model_state'))
+    name = 'net.features.project.weight'
+    assert not torch.equal(average[name], last[name])
+    _, net = export.load_run(tmp_path)
+    torch.testing.assert_close(net.state_dict()['features.project.weight'], average[name])
+
+
 def test_fine_tuning_from_what_does_not_fit_is_refused(
     data: Path, run: Path, tmp_path: Path
 ) -> None:
@@ -190,6 +217,7 @@ def test_fine_tuning_from_what_does_not_fit_is_refused(
     for changes, said in (
         ({'start_from': str(tmp_path / 'none.ckpt')}, 'cannot be read as a checkpoint'),
         ({'start_from': str(tmp_path / 'broken.ckpt')}, 'cannot be read as a checkpoint'),
+        ({'start_from': str(tmp_path / 'none.onnx')}, 'none.onnx'),
         ({'start_from': str(run / 'last.ckpt'), 'channels': 32}, 'needs the same backbone'),
     ):
         config = dataclasses.replace(SMALL, **changes)  # type: ignore[arg-type]

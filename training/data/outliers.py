@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+PASTED = 254  # the label of an object that was pasted in
+
 Image = NDArray[Any]  # uint8; OpenCV's annotations are wider than that
 Alpha = NDArray[Any]  # float32 in [0, 1]
 
@@ -25,6 +27,7 @@ class CutOut:
     name: str
     pixels: Image
     alpha: Alpha
+    label: int = PASTED  # what the pixels that it covers become
 
     @property
     def category(self) -> str:
@@ -101,23 +104,25 @@ class Paster:
     relight: float = 0.0  # objects take up to this share of the light of their surroundings
     translucent: float = 0.0  # share of objects that the picture shines through
     textures: float = 0.0  # share of objects that are blobs of noise instead
+    colour: float = 0.0  # strength of the change of an object's colours and light
+    tilt: float = 25.0  # degrees by which half of the objects are turned at most
+    enlarge: float = float('inf')  # objects grow to at most so many times their own height
     _jpeg: tuple[int, int] = field(default=(50, 95), repr=False)
 
-    def paste(self, image: Image, rng: np.random.Generator) -> NDArray[np.bool_]:
-        """Paste 0 to `most` objects into `image` (uint8 RGB [H, W, 3]) in place.
+    def paste(self, image: Image, labels: Image, rng: np.random.Generator) -> None:
+        """Paste 0 to `most` objects into `image` (uint8 RGB [H, W, 3]), in place.
 
-        Returns bool [H, W]: where an object covers more than half of the picture.
+        `labels` (integer [H, W]) become those of the objects where they cover more than half of
+        the picture.
         """
-        covered = np.zeros(image.shape[:2], bool)
         for _ in range(rng.integers(0, self.most + 1)):
             cut_out = self.cut_outs[rng.integers(len(self.cut_outs))]
             if self.textures and rng.random() < self.textures:
                 cut_out = texture(rng)
-            self._paste_one(image, covered, cut_out, rng)
-        return covered
+            self._paste_one(image, labels, cut_out, rng)
 
     def _paste_one(
-        self, image: Image, covered: NDArray[np.bool_], cut_out: CutOut, rng: np.random.Generator
+        self, image: Image, labels: Image, cut_out: CutOut, rng: np.random.Generator
     ) -> None:
         pixels, alpha = self._transformed(cut_out, image.shape[0], rng)
         height, width = alpha.shape
@@ -134,7 +139,7 @@ class Paster:
         object_ = _relit(pixels[inner], picture, alpha[inner], self.relight, rng)
         weight = alpha[inner][..., None]
         image[outer] = np.clip(picture + (object_ - picture) * weight, 0, 255).astype(np.uint8)
-        covered[outer] |= alpha[inner] > 0.5
+        labels[outer][alpha[inner] > 0.5] = cut_out.label
 
     def _transformed(
         self, cut_out: CutOut, picture_height: int, rng: np.random.Generator
@@ -142,6 +147,7 @@ class Paster:
         """The object at a random size, side and tilt, with a soft edge and its own JPEG traces."""
         low, high = (np.log(share * picture_height) for share in self.heights)
         height = float(np.exp(rng.uniform(low, high)))
+        height = min(height, self.enlarge * cut_out.alpha.shape[0])
         stretch = float(np.exp(rng.normal(0.0, 0.15)))
         scale = height / cut_out.alpha.shape[0]
         size = (max(int(cut_out.alpha.shape[1] * scale * stretch), 3), max(int(height), 3))
@@ -151,7 +157,9 @@ class Paster:
         if rng.random() < 0.5:
             pixels, alpha = pixels[:, ::-1].copy(), alpha[:, ::-1].copy()
         if rng.random() < 0.5:
-            pixels, alpha = _rotated(pixels, alpha, float(rng.uniform(-25, 25)))
+            pixels, alpha = _rotated(pixels, alpha, float(rng.uniform(-self.tilt, self.tilt)))
+        if self.colour:
+            pixels = _recoloured(pixels, self.colour, rng)
         blur = float(rng.uniform(0.3, 1.3))
         alpha = cv2.GaussianBlur(alpha, (0, 0), blur) * float(
             1 - 0.3 * (rng.random() < self.translucent)
@@ -161,6 +169,21 @@ class Paster:
             encoded = cv2.imencode('.jpg', pixels, quality)[1]
             pixels = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
         return pixels.astype(np.float32), alpha
+
+
+def _recoloured(pixels: Image, strength: float, rng: np.random.Generator) -> Image:
+    """Half of the objects: another gamma and saturation; a quarter of these another hue."""
+    if rng.random() < 0.5:
+        return pixels
+    hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV).astype(np.float32)
+    if rng.random() < 0.25:
+        hsv[..., 0] = (hsv[..., 0] + rng.uniform(0, 180)) % 180
+    hsv[..., 1] *= np.exp(rng.normal(0.0, 0.5 * strength))
+    gamma = np.exp(rng.normal(0.0, 0.3 * strength))
+    hsv[..., 2] = 255.0 * (hsv[..., 2] / 255.0) ** gamma
+    return np.asarray(
+        cv2.cvtColor(np.clip(hsv, 0, 255).astype(np.uint8), cv2.COLOR_HSV2RGB), np.uint8
+    )
 
 
 def _rotated(pixels: Image, alpha: Alpha, degrees: float) -> tuple[Image, Alpha]:

@@ -19,11 +19,11 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from training.data.folders import VOID
-from training.data.outliers import Paster, held_out_categories, read_cut_outs
+from training.data.known import known_objects
+from training.data.outliers import PASTED, Paster, held_out_categories, read_cut_outs
 from training.data.street import (
     CAMVID_CLASSES,
     CAMVID_PALETTE,
-    PASTED,
     Augmentation,
     Example,
     PassSampler,
@@ -64,6 +64,7 @@ class Config:
 
     name: str = 'street'
     datasets: Sequence[str] = ('camvid/train', 'camvid/val')
+    repeats: Sequence[int] = ()  # how often a pass shows each data set (once where not given)
     sample_drive_pictures: int = 0  # pictures of the procedural street, added to each pass
     sample_drive_seed: int = 1000  # no seed of a drive that is demonstrated or measured
     outlier_objects: str = 'outlier_objects'  # folder of cut-outs; '' pastes nothing
@@ -73,12 +74,16 @@ class Config:
     outlier_relight: float = 0.0  # pasted objects take up to this share of the light around them
     outlier_translucent: float = 0.0  # share of pasted objects that the picture shines through
     outlier_textures: float = 0.0  # share of pasted objects that are blobs of coarse noise
+    outlier_colour: float = 0.0  # strength of the change of pasted objects' colours
+    known_most: int = 0  # at most so many objects of known classes pasted into a crop
+    known_heights: Sequence[float] = (0.06, 0.4)
     void_labels: bool = True  # positions labelled void are drawn away from all codevectors
 
     input_size: Sequence[int] = (512, 1024)
     crop: Sequence[int] = (320, 480)
     heights: Sequence[int] = (270, 792)  # of a picture before it is cropped, log-uniform
     stretch: Sequence[float] = (0.95, 1.1)  # of its width beyond its proportions
+    weather: float = 0.0  # share of crops with a shadow; half as many have haze, JPEG traces
 
     codevectors: int = 10
     dimension: int = 64
@@ -118,7 +123,8 @@ class Config:
     frozen_blocks: int = 0  # the stem and so many blocks keep their ImageNet weights (0: none)
     warm_up: float = 0.3  # share of the steps in which the learning rate rises
     weight_decay: float = 0.01
-    start_from: str = ''  # checkpoint whose weights a new run begins with (fine-tuning)
+    average_weights: float = 0.0  # decay of the moving average of the weights (0: none)
+    start_from: str = ''  # checkpoint or model file whose weights a new run begins with
     precision: str = 'auto'  # Lightning's, or the fastest that this machine computes with
     workers: int = 1
     seed: int = 0
@@ -136,8 +142,11 @@ class Config:
 
 def read_examples(config: Config, root: Path) -> list[Example]:
     """All pictures of the configured data sets, in memory (about 0.5 MB each), and the sample's."""
-    folders = track(config.datasets, description='reading pictures')
-    examples = [example for name in folders for example in read_street(root / name, config.classes)]
+    repeats = [*config.repeats] + [1] * len(config.datasets)
+    folders = track(list(zip(config.datasets, repeats, strict=False)), 'reading pictures')
+    examples = []
+    for name, times in folders:
+        examples += list(read_street(root / name, config.classes)) * times
     return examples + list(_sample_drive_examples(config))
 
 
@@ -178,35 +187,52 @@ class StreetData(lightning.LightningDataModule):
             counts += np.bincount(example.labels.ravel(), minlength=256)
         return torch.from_numpy(counts[: len(self.config.classes)])
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        """Batches of uint8 [B, h, w, 3] and int64 [B, h/4, w/4]."""
+    def pasters(self) -> list[Paster]:
+        """What is pasted into the crops: objects of known classes first, then unknown ones."""
         config = self.config
-        paster = None
+        pasters = []
+        if config.known_most:
+            known = known_objects(list(dict.fromkeys(self.examples)), config.classes)
+            low, high = config.known_heights
+            pasters.append(
+                Paster(
+                    known, config.known_most, (low, high), config.outlier_relight, tilt=5, enlarge=3
+                )
+            )
         if config.outlier_objects:
             folder = self.root / config.outlier_objects
             held_out = held_out_categories(folder, config.outlier_held_out)
-            cut_outs = read_cut_outs(folder, held_out)
             low, high = config.outlier_heights
-            paster = Paster(
-                cut_outs,
-                config.outlier_most,
-                (low, high),
-                config.outlier_relight,
-                config.outlier_translucent,
-                config.outlier_textures,
+            pasters.append(
+                Paster(
+                    read_cut_outs(folder, held_out),
+                    config.outlier_most,
+                    (low, high),
+                    config.outlier_relight,
+                    config.outlier_translucent,
+                    config.outlier_textures,
+                    config.outlier_colour,
+                )
             )
+        return pasters
+
+    def train_dataloader(self, workers: int | None = None) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Batches of uint8 [B, h, w, 3] and int64 [B, h/4, w/4]."""
+        config = self.config
         how = Augmentation(
             (int(config.crop[0]), int(config.crop[1])),
             (config.heights[0], config.heights[1]),
             (config.stretch[0], config.stretch[1]),
+            weather=config.weather,
         )
-        crops = StreetCrops(self.examples, how, paster, config.seed)
+        workers = config.workers if workers is None else workers
+        crops = StreetCrops(self.examples, how, self.pasters(), config.seed)
         return DataLoader(
             cast('Dataset[tuple[Tensor, Tensor]]', crops),  # batches are tensors, items are arrays
             batch_size=config.batch_size,
             sampler=PassSampler(len(crops)),
-            num_workers=config.workers,
-            persistent_workers=config.workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             drop_last=True,
         )
 

@@ -1,0 +1,142 @@
+"""The weights of another training as a start: a checkpoint of a run, or a model file.
+
+A model file holds the network as it runs on the vehicle, every batch norm folded into the
+convolution before it. `unfolded` puts the norms back: their statistics are measured on pictures,
+and their scale and shift are chosen so that the network computes what the file computes.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto, numpy_helper
+from torch import Tensor, nn
+
+from training.graph import folded
+from vq_anomaly_ros.detection import model_file
+from vq_anomaly_ros.detection.model_file import ModelFileError
+
+
+class StartError(ValueError):
+    """Weights that a training cannot begin with."""
+
+
+def checkpoint_weights(path: Path) -> dict[str, Tensor]:
+    """The state of a run's checkpoint by name; StartError where the file is none."""
+    try:
+        state: dict[str, Tensor] = torch.load(path, map_location='cpu', weights_only=False)[
+            'state_dict'
+        ]
+    except (OSError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+        raise StartError(
+            f'{path}: cannot be read as a checkpoint ({error}); give the last.ckpt of a run, or a '
+            'model file (.onnx)'
+        ) from error
+    return state
+
+
+def model_file_weights(path: Path) -> tuple[ModelProto, dict[str, Tensor]]:
+    """The graph of a model file and its weights by name, float32; StartError where it is none."""
+    try:
+        graph = onnx.load(model_file.read(path).path)
+    except (ModelFileError, OSError) as error:
+        raise StartError(str(error)) from error
+    return graph, {
+        tensor.name.removesuffix('_half'): torch.from_numpy(
+            numpy_helper.to_array(tensor).astype(np.float32)
+        )
+        for tensor in graph.graph.initializer
+    }
+
+
+def unfolded(net: nn.Module, weights: Mapping[str, Tensor], pictures: Tensor) -> None:
+    """Fill `net` in place with the weights of its folded form; batch norms measured on `pictures`.
+
+    With out = w'x + b' the folded convolution and m, v the mean and variance of each channel of it
+    over `pictures` (uint8 [B, h, w, 3]): the convolution gets w' without b', the norm's running
+    mean m - b', running variance v, scale sqrt(v + eps) and shift m, which gives out again.
+    Raises StartError where `weights` lacks a tensor of the folded network, or it has another shape.
+    """
+    plain = folded(net)
+    state = {
+        name: weights[name]
+        for name, value in plain.state_dict().items()
+        if name in weights and weights[name].shape == value.shape
+    }
+    lacking = [name for name, _ in plain.named_parameters() if name not in state]
+    if lacking:
+        raise StartError(
+            f'has no fitting {lacking[0]} (and {len(lacking) - 1} more); '
+            'fine-tuning needs the same backbone and channels'
+        )
+    plain.load_state_dict(state, strict=False)
+    moments = _moments(plain, pictures)
+    own = net.state_dict()
+    norms = _norms(net)
+    for name, value in state.items():
+        stem, _, kind = name.rpartition('.')
+        conv = stem if f'{stem}.weight' in own else f'{stem}.conv'
+        if stem not in norms:
+            own[name].copy_(value)
+        elif kind == 'weight':
+            own[f'{conv}.weight'].copy_(value)
+        else:
+            mean, variance = moments[stem]
+            norm = norms[stem]
+            norm.running_mean.copy_(mean - value)  # type: ignore[union-attr]
+            norm.running_var.copy_(variance)  # type: ignore[union-attr]
+            norm.weight.data.copy_((variance + norm.eps).sqrt())
+            norm.bias.data.copy_(mean)
+
+
+def codevectors(graph: ModelProto, weights: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
+    """The codebook of a model file, [C, M, D]; StartError where it has none of that shape.
+
+    It is the one convolution with C * M outputs of D inputs; the exporter gives it no name.
+    """
+    classes, codes, dimension = shape
+    for node in graph.graph.node:
+        kernel = weights.get(node.input[1]) if node.op_type == 'Conv' else None
+        if kernel is not None and kernel.shape == (classes * codes, dimension, 1, 1):
+            return kernel.view(shape)
+    raise StartError(
+        f'has no codebook of {classes} classes with {codes} codevectors of {dimension}; '
+        'fine-tuning needs the same classes, codevectors and dimension'
+    )
+
+
+def _norms(net: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    """The batch norms by the name of the convolution that each is folded into."""
+    found = {}
+    for path, parent in net.named_modules():
+        previous = ''
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                found[f'{path}.{previous}'.lstrip('.')] = child
+            previous = name
+    return found
+
+
+@torch.no_grad()
+def _moments(plain: nn.Module, pictures: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and variance of each channel behind every convolution, over all positions."""
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def keep(name: str, module: nn.Module, inputs: object, output: Tensor) -> None:
+        found[name] = (output.mean(dim=(0, 2, 3)), output.var(dim=(0, 2, 3)))
+
+    hooks = [
+        module.register_forward_hook(partial(keep, name))
+        for name, module in plain.named_modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    plain(pictures)
+    for hook in hooks:
+        hook.remove()
+    return found
