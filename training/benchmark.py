@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.data import folders
+from training.data import folders, layouts
 from training.data.folders import (
     AnomalyFolder,
     FolderError,
@@ -73,7 +73,7 @@ class Measurement:
     backend: str = 'auto'
     threads: int = 2
     seed: int = 0
-    split: str = 'test'
+    split: str | None = None
     sheets: Path | None = None
 
     @property
@@ -83,8 +83,15 @@ class Measurement:
 
 
 def read_dataset(root: Path, measurement: Measurement) -> Dataset:
-    """Read a folder in the format that the protocol judges; BenchmarkError where it is another."""
+    """Read a folder in the format that the protocol judges; BenchmarkError where it is another.
+
+    Public data sets are read in the layouts of their authors (training/data/layouts.py).
+    """
     task = measurement.protocol.task
+    if task != 'industrial' and layouts.locate(root) is not None:
+        if task == 'anomaly':
+            return layouts.read_anomaly_set(root, measurement.split)
+        return layouts.read_segmentation_set(root, measurement.split)
     found = folders.find_format(root)
     fitting = {'anomaly': ('flat',), 'segmentation': ('flat', 'splits'), 'industrial': ('mvtec',)}
     if found not in fitting[task]:
@@ -97,12 +104,15 @@ def read_dataset(root: Path, measurement: Measurement) -> Dataset:
     if task == 'anomaly':
         return folders.read_anomaly_folder(root)
     if task == 'segmentation':
-        return folders.read_segmentation_folder(root, measurement.split)
+        return folders.read_segmentation_folder(root, measurement.split or 'test')
     return folders.read_mvtec_category(root)
 
 
 def check_classes(model: ModelFile, data: SegmentationFolder) -> NDArray[np.int16]:
-    """Return the table from label ids to the model's classes; an error where they do not meet."""
+    """Return the table from label ids to the model's classes; an error where they do not meet.
+
+    Ignored ids are judged as little as void ones: both become 255.
+    """
     names = model.info.classes
     if not names:
         raise BenchmarkError(
@@ -114,7 +124,9 @@ def check_classes(model: ModelFile, data: SegmentationFolder) -> NDArray[np.int1
             f'{data.root}: its labels are 0, 1 and 255 only, anomalies rather than '
             f'{len(names)} classes; use --protocol pooled, or name the classes in classes.yaml'
         )
-    return folders.class_table(data.classes, names, data.root)
+    table = folders.class_table(data.classes, names, data.root)
+    table[table == folders.IGNORED] = folders.VOID
+    return table
 
 
 def _looks_like_anomalies(samples: Sequence[LabelledImage]) -> bool:
@@ -190,8 +202,8 @@ def measure_anomalies(
     """Judge anomaly scores on an anomaly folder under a protocol of that task."""
     evaluation = anomaly_evaluation(measurement.protocol, measurement.seed)
     for sample in data.samples:
-        image = folders.load_image(sample.image)
-        labels = folders.load_anomaly_labels(sample.label)
+        image = folders.load_picture(sample)
+        labels = folders.load_anomaly_labels(sample.label, data.coding)
         folders.check_same_size(sample.image, image, sample.label, labels)
         score = predictor.score(image, size_of(image))
         with _naming(sample.image):
@@ -315,6 +327,7 @@ def row(predictor: Predictor, data: Dataset, measurement: Measurement, result: R
             'score_kind': info.score_kind,
             'engine': predictor.engine.description,
             'settings': measurement.protocol.settings(),
+            'left_out': data.left_out if isinstance(data, AnomalyFolder) else 0,
         },
     }
 
@@ -335,7 +348,8 @@ def _parser() -> argparse.ArgumentParser:
     add('--data', nargs='+', required=True, type=Path, metavar='DIR', help='data sets')
     add('--protocol', required=True, choices=list(PROTOCOLS), help='how figures are computed')
     add('--track', choices=list(TRACKS), default='anomaly', help='smiyc: sizes of components')
-    add('--split', default='test', choices=folders.SPLITS, help='of segmentation folders')
+    split_help = 'of sets with splits (default: test; val where test labels are not public)'
+    add('--split', choices=folders.SPLITS, help=split_help)
     add('--json', type=Path, metavar='F', help='write the rows there')
     add('--markdown', type=Path, metavar='F', help='write the table there (always printed)')
     add('--sheet', type=Path, metavar='DIR', help='write contact sheets for looking at there')
@@ -390,6 +404,9 @@ def _benchmark(options: argparse.Namespace, rows: list[Row]) -> None:
     """Read everything first, so that what does not fit is said before hours of measuring."""
     measurement = _measurement(options)
     datasets = [read_dataset(root, measurement) for root in options.data]
+    for data in datasets:
+        if isinstance(data, AnomalyFolder) and data.left_out:
+            print(f'{data.root}: {data.left_out} pictures without labels left out', file=sys.stderr)
     models = [model_file.read(model_file.find_model(name)) for name in options.model]
     for data in datasets:
         if isinstance(data, SegmentationFolder):

@@ -67,7 +67,7 @@ def describe(config: Config) -> ModelInfo:
     return ModelInfo(
         name=config.name,
         method='codebook',
-        classes=config.classes,
+        classes=tuple(config.classes),
         palette=config.palette,
         input_size=(int(height), int(width)),
         stride=4,
@@ -147,7 +147,8 @@ def normal_scores(model: ModelFile, examples: Sequence[Example]) -> Iterator[NDA
 def export(run: Path, out: Path, data: Path) -> ModelFile:
     """Export a run; `data`: folder of the data sets. Nothing is written where parity fails."""
     config, net = load_run(run)
-    examples = read_examples(config, data)
+    stored = read_examples(replace(config, repeats=()), data)
+    examples = [one.load() for one in stored]
     graph = graph_of(net, config)
     chosen = examples[:: max(1, len(examples) // _PARITY_PICTURES)]
     pictures = np.stack([stretched(example, config.input_size) for example in chosen])

@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from training.checkpoints import AtomicCheckpoints
 from training.methods.codebook.task import CodebookTask, Config, StreetData
 from training.warm_start import (
     StartError,
@@ -163,10 +164,14 @@ def train(config: Config, data: Path, run: Path, progress: bool = True) -> Path:
         callbacks.append(EMAWeightAveraging(decay=config.average_weights))
     trainer = lightning.Trainer(
         accelerator='auto',
+        devices=config.devices or 'auto',
+        use_distributed_sampler=False,  # the sampler of the crops shares each batch itself
+        sync_batchnorm=torch.cuda.is_available(),
         precision=precision_of(config),  # type: ignore[arg-type]
         max_epochs=config.epochs,
         logger=TensorBoardLogger(str(run), name='', version=''),
         callbacks=callbacks,
+        plugins=[AtomicCheckpoints()],
         enable_progress_bar=progress,
         enable_model_summary=False,
         gradient_clip_val=5.0,
@@ -199,7 +204,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = read_config(arguments.config, arguments.changes)
         train(config, arguments.data, arguments.out)
     except (ConfigError, OSError, ValueError) as error:
-        print(f'training.train: {error}', file=sys.stderr)
+        # From a worker of the loader the text is a traceback that ends in the error itself.
+        said = str(error).rstrip().rpartition('FolderError: ')[2]
+        print(f'training.train: {said}', file=sys.stderr)
         return 2
     return 0
 

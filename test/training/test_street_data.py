@@ -19,6 +19,7 @@ from training.data.street import (
     PassSampler,
     StreetCrops,
     class_sets,
+    palette_of,
     read_street,
 )
 
@@ -72,6 +73,16 @@ def test_the_sampler_numbers_one_pass_at_a_time() -> None:
     sampler = PassSampler(4)
     sampler.set_epoch(2)
     assert list(sampler) == [8, 9, 10, 11]
+
+
+def test_processes_share_each_batch() -> None:
+    parts = [PassSampler(11, 4, process, 2) for process in range(2)]
+    for part in parts:
+        part.set_epoch(1)
+    assert [list(part) for part in parts] == [[11, 12, 15, 16], [13, 14, 17, 18]]
+    assert [len(part) for part in parts] == [4, 4]
+    with pytest.raises(ValueError, match='batch_size 4 cannot be shared by 3 processes'):
+        PassSampler(11, 4, 0, 3)
 
 
 def test_labels_follow_the_picture_through_crop_and_flip() -> None:
@@ -179,7 +190,7 @@ def test_a_split_is_read_with_its_classes(tmp_path: Path) -> None:
     write_png(root / 'images' / 'a.png', picture)
     write_png(root / 'labels' / 'a.png', ids)
     (tmp_path / 'town' / 'classes.yaml').write_text('classes: [road, sky, car]\nvoid: [7]')
-    (example_,) = read_street(root, ('sky', 'car', 'road'))
+    example_ = next(read_street(root, ('sky', 'car', 'road'))).load()
     np.testing.assert_array_equal(example_.labels, [[2, 0], [1, VOID]])
     assert example_.image[0, 0].tolist() == [200, 0, 0]
     with pytest.raises(FolderError, match='not those asked for'):
@@ -192,7 +203,7 @@ def test_coarser_classes_become_sets(tmp_path: Path) -> None:
     write_png(root / 'labels' / 'a.png', np.array([[0, 1, 2, 9]], np.uint8))
     listed = tmp_path / 'india' / 'classes.yaml'
     listed.write_text('classes: [living things, sky, drivable]\nvoid: [9]')
-    (example_,) = read_street(root, CAMVID_CLASSES)
+    example_ = next(read_street(root, CAMVID_CLASSES)).load()
     names = list(COARSE)
     expected = [GROUPED + names.index('living things'), CAMVID_CLASSES.index('sky')]
     expected += [CAMVID_CLASSES.index('road'), VOID]  # a set of one is that one
@@ -215,10 +226,10 @@ def test_ids_that_are_no_class_and_other_sizes_are_named(tmp_path: Path) -> None
     write_png(tmp_path / 'images' / 'a.png', np.zeros((6, 8, 3), np.uint8))
     write_png(tmp_path / 'labels' / 'a.png', np.full((6, 8), 9, np.uint8))
     with pytest.raises(FolderError, match=r'a\.png: holds the ids 9'):
-        next(read_street(tmp_path, ('sky', 'car')))
+        next(read_street(tmp_path, ('sky', 'car'))).load()
     write_png(tmp_path / 'labels' / 'a.png', np.zeros((3, 8), np.uint8))
     with pytest.raises(FolderError, match=r'a\.png: 8x3 labels belong to a\.png of 8x6'):
-        next(read_street(tmp_path, ('sky', 'car')))
+        next(read_street(tmp_path, ('sky', 'car'))).load()
 
 
 def test_cut_outs_need_alpha_and_can_leave_categories_out(tmp_path: Path) -> None:
@@ -253,3 +264,9 @@ def test_recoloured_objects_differ_in_hue_and_keep_their_outline() -> None:
         if covered.sum() > 300:
             hues.add(int(picture[covered].mean(axis=0).argmax()))
     assert hues == {0, 1, 2}, 'a red disc turns green and blue, too'
+
+
+def test_colours_are_those_of_the_names_and_all_classes_have_one() -> None:
+    colours = palette_of((*CAMVID_CLASSES, 'tram', 'cow'))
+    assert len(set(colours)) == 13
+    assert colours[CAMVID_CLASSES.index('road')] == (128, 64, 128) == palette_of(['road'])[0]

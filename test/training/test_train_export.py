@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -248,7 +250,50 @@ def test_a_killed_run_ends_where_it_would_have_ended(data: Path, tmp_path: Path)
         )
 
 
-def _training(config: Config, data: Path, run: Path) -> subprocess.Popen[bytes]:
+def test_two_processes_train_one_network_and_go_on_where_they_stopped(
+    data: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(EVERYTHING, devices=2, in_memory=False, epochs=1)
+    assert _training(config, data, tmp_path).wait() == 0
+    checkpoint = torch.load(tmp_path / 'last.ckpt', weights_only=False)
+    assert checkpoint['global_step'] == 2, 'four pictures, two a step, one a process'
+    assert _training(dataclasses.replace(config, epochs=2), data, tmp_path).wait() == 0
+    assert torch.load(tmp_path / 'last.ckpt', weights_only=False)['global_step'] == 4
+    export.export(tmp_path, tmp_path / 'two.onnx', data)
+
+
+def test_an_unreadable_picture_in_the_middle_of_a_pass_is_named(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / 'data')
+    broken = tmp_path / 'data' / 'streets' / 'images' / '2.png'
+    broken.write_bytes(broken.read_bytes()[:100])
+    config = dataclasses.replace(SMALL, in_memory=False, workers=1)
+    process = _training(config, tmp_path / 'data', tmp_path / 'run', stderr=subprocess.PIPE)
+    said = process.communicate()[1].decode()
+    assert process.returncode == 2
+    assert f'training.train: {broken}: is no readable picture' in said
+    assert 'Traceback' not in said.partition('training.train:')[2]
+
+
+def test_a_full_disk_leaves_the_checkpoint_that_was_there(
+    data: Path, run: Path, tmp_path: Path
+) -> None:
+    """The limit on the size of a file stands for the disk: what is longer cannot be written."""
+    before = (run / 'last.ckpt').read_bytes()
+    (tmp_path / 'last.ckpt').write_bytes(before)
+    process = _training(
+        dataclasses.replace(SMALL, epochs=2), data, tmp_path, largest_file=len(before) // 2,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    said = process.communicate()[1].decode()
+    assert process.returncode == 2
+    assert 'last.ckpt: cannot be written' in said.splitlines()[-1]
+    assert (tmp_path / 'last.ckpt').read_bytes() == before
+    assert {p.name for p in tmp_path.iterdir() if 'ckpt' in p.name} == {'last.ckpt'}
+
+
+def _training(
+    config: Config, data: Path, run: Path, largest_file: int = -1, stderr: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
     """Start a run in a process of its own, with one thread."""
     run.mkdir(exist_ok=True)
     write_config(config, run)
@@ -258,7 +303,8 @@ def _training(config: Config, data: Path, run: Path) -> subprocess.Popen[bytes]:
         command,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=stderr,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file)),
     )
 
 

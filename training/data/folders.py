@@ -5,13 +5,16 @@
   255 or as `classes.yaml` beside the splits says.
 - MVTec layout: `train/good/*`, `test/{good,<defect>}/*`, `ground_truth/<defect>/<stem>_mask.png`.
 
-Whatever is missing or does not fit is a FolderError that names the path expected.
+Public sets in the layouts of their authors are read by training/data/layouts.py. Whatever is
+missing or does not fit is a FolderError that names the path expected.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +29,9 @@ Format = Literal['flat', 'splits', 'mvtec']
 
 SPLITS = ('train', 'val', 'test')
 VOID = 255
+IGNORED = 253  # neither class nor void: nothing is learnt from it, and nothing is judged there
 
-_SUFFIXES = frozenset(('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff'))
+PICTURE_SUFFIXES = frozenset(('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff'))
 _SHIPPED_CLASSES = Path(__file__).parent / 'classes'
 
 
@@ -37,27 +41,50 @@ class FolderError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """A picture and the PNG with its labels."""
+    """A picture and the PNG with its labels; `overlay` is added to the picture (`load_picture`)."""
 
     image: Path
     label: Path
+    overlay: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AnomalyFolder:
-    """Pictures with anomaly labels; `name` is that of the folder."""
+    """Pictures with anomaly labels; `name` is that of the folder.
+
+    `coding` says what the ids of the labels mean, where they are not 0, 1 and 255 (see
+    `load_anomaly_labels`); `left_out` counts the pictures whose labels are not published.
+    """
 
     root: Path
     name: str
     samples: tuple[LabelledImage, ...]
+    coding: Mapping[int, int] | None = None
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ClassList:
-    """What the ids of a label mean: names by id, and the ids that mean none of them."""
+    """What the ids of a label mean: those of the names, and those that mean none of them.
+
+    `ids` are the label ids of `names` (default: their positions). `void` are ids of things that no
+    class describes, which serve as outlier data; `ignored` are ids that say nothing at all, such as
+    the frame of a rectified picture. FolderError where `ids` are not as many as `names`.
+    """
 
     names: tuple[str, ...]
     void: tuple[int, ...] = (VOID,)
+    ids: tuple[int, ...] = ()
+    ignored: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.ids:
+            object.__setattr__(self, 'ids', tuple(range(len(self.names))))
+        if len(self.ids) != len(self.names):
+            raise FolderError(
+                f'{len(self.ids)} label ids are given for {len(self.names)} classes '
+                f'({", ".join(self.names)}); give one for each'
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +95,32 @@ class SegmentationFolder:
     name: str
     samples: tuple[LabelledImage, ...]
     classes: ClassList | None
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTree:
+    """Where pictures and labels lie: `images/KEY<image_end>.*` and `labels/KEY<label_end>`.
+
+    `inner` is '*/' where a KEY has a folder (of a city, a sequence, a town), else ''. `remedy` is
+    what to do where one of the two trees is missing.
+    """
+
+    images: Path
+    labels: Path
+    image_end: str = ''
+    label_end: str = '.png'
+    inner: str = ''
+    remedy: str = 'labels belong there as <stem>.png'
+
+    def label(self, key: str) -> Path:
+        """Return where the labels of a picture belong."""
+        return self.labels / f'{key}{self.label_end}'
+
+    def check(self) -> None:
+        """Raise FolderError where the folder of labels or that of pictures is missing."""
+        for folder in (self.labels, self.images):
+            if not folder.is_dir():
+                raise FolderError(f'{folder}: there is no such folder; {self.remedy}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +158,14 @@ def find_format(root: Path) -> Format:
         return 'mvtec'
     raise FolderError(
         f'{root}: neither images/ and labels/, nor test/images/ and test/labels/, nor train/good/ '
-        'and test/good/ are in it; give the folder that holds them'
+        'and test/good/ are in it, nor is it a layout of docs/data.md; give the folder that holds '
+        'them'
     )
 
 
 def read_anomaly_folder(root: Path) -> AnomalyFolder:
     """Read the pairs of an anomaly folder, in natural order of their stems."""
-    return AnomalyFolder(root, root.resolve().name, _pairs(root))
+    return AnomalyFolder(root, root.resolve().name, pair_up(_plain(root)))
 
 
 def read_segmentation_folder(root: Path, split: str = 'test') -> SegmentationFolder:
@@ -129,7 +183,10 @@ def read_segmentation_folder(root: Path, split: str = 'test') -> SegmentationFol
         )
     whole = folder.resolve().parent
     return SegmentationFolder(
-        folder, f'{whole.name}/{folder.resolve().name}', _pairs(folder), _find_classes(whole)
+        folder,
+        f'{whole.name}/{folder.resolve().name}',
+        pair_up(_plain(folder)),
+        _find_classes(whole),
     )
 
 
@@ -144,12 +201,11 @@ def read_mvtec_category(root: Path) -> MvtecCategory:
     test = [
         _inspected(root, image, kind.name)
         for kind in sorted(path for path in (root / 'test').iterdir() if path.is_dir())
-        for image in _pictures(kind)
+        for image in find_pictures(kind).values()
     ]
     train = root / 'train' / 'good'
-    return MvtecCategory(
-        root, root.resolve().name, tuple(_pictures(train)) if train.is_dir() else (), tuple(test)
-    )
+    good_ones = tuple(find_pictures(train).values()) if train.is_dir() else ()
+    return MvtecCategory(root, root.resolve().name, good_ones, tuple(test))
 
 
 def _inspected(root: Path, image: Path, kind: str) -> InspectedImage:
@@ -161,44 +217,61 @@ def _inspected(root: Path, image: Path, kind: str) -> InspectedImage:
     return InspectedImage(image, kind, mask)
 
 
-def _pairs(folder: Path) -> tuple[LabelledImage, ...]:
-    """Pictures of images/ with their labels/<stem>.png; both must be complete."""
-    images, labels = folder / 'images', folder / 'labels'
-    if not labels.is_dir():
-        raise FolderError(f'{labels}: there is no such folder; labels belong there as <stem>.png')
-    pictures = _pictures(images)
-    pairs = tuple(LabelledImage(path, labels / f'{path.stem}.png') for path in pictures)
-    bare = [pair for pair in pairs if not pair.label.is_file()]
+def _plain(folder: Path) -> PairedTree:
+    return PairedTree(folder / 'images', folder / 'labels')
+
+
+def pair_up(tree: PairedTree, chosen: Collection[str] | None = None) -> tuple[LabelledImage, ...]:
+    """Pair the pictures of a tree with their labels, in natural order; both must be complete.
+
+    chosen: the keys of the pictures that have labels, where others have none (default: all).
+    """
+    tree.check()
+    pictures = find_pictures(tree.images, tree.inner, tree.image_end)
+    keys = list(pictures) if chosen is None else sorted(chosen, key=natural)
+    bare = [key for key in keys if not tree.label(key).is_file()]
     if bare:
         raise FolderError(
-            f'{bare[0].label}: the labels of {bare[0].image.name} are missing ({len(bare)} of '
-            f'{len(pairs)} pictures have none); fetch the data set again'
+            f'{tree.label(bare[0])}: the labels of {pictures.get(bare[0], Path(bare[0])).name} are '
+            f'missing ({len(bare)} of {len(keys)} pictures have none); fetch the data set again'
         )
-    alone = {path.stem for path in labels.glob('*.png')} - {path.stem for path in pictures}
+    found = tree.labels.glob(f'{tree.inner}*{tree.label_end}')
+    labelled = {
+        path.relative_to(tree.labels).as_posix().removesuffix(tree.label_end) for path in found
+    }
+    alone = labelled.union(keys) - set(pictures)
     if alone:
         raise FolderError(
-            f'{images / min(alone)}.*: the picture of these labels is missing ({len(alone)} labels '
-            'have none); fetch the data set again'
+            f'{tree.images / min(alone)}{tree.image_end}.*: the picture of these labels is missing '
+            f'({len(alone)} labels have none); fetch the data set again'
         )
-    return pairs
+    if not keys:
+        raise FolderError(f'{tree.labels}: there are no labels in it; fetch the data set again')
+    return tuple(LabelledImage(pictures[key], tree.label(key)) for key in keys)
 
 
-def _pictures(folder: Path) -> list[Path]:
-    """Pictures in a folder, in natural order (2 before 10); at least one, stems unique."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES]
-    if not found:
-        raise FolderError(f'{folder}: there is no picture in it; fetch the data set again')
-    stems: dict[str, Path] = {}
-    for path in found:
-        if stems.setdefault(path.stem, path) != path:
+def find_pictures(folder: Path, inner: str = '', end: str = '') -> dict[str, Path]:
+    """Pictures `folder/KEY<end>.*` by key, in natural order (2 before 10); at least one.
+
+    inner: '*/' where keys have a folder. FolderError where two pictures have the same key.
+    """
+    found: dict[str, Path] = {}
+    for path in folder.glob(f'{inner}*{end}.*'):
+        if path.suffix.lower() not in PICTURE_SUFFIXES:
+            continue
+        key = path.relative_to(folder).with_suffix('').as_posix().removesuffix(end)
+        if found.setdefault(key, path) != path:
             raise FolderError(
-                f'{path}: {stems[path.stem].name} has the same stem, so that its labels belong to '
+                f'{path}: {found[key].name} has the same stem, so that its labels belong to '
                 'either; remove one of them'
             )
-    return sorted(found, key=lambda path: _natural(path.name))
+    if not found:
+        wanted = f'picture {inner}*{end}.*' if inner or end else 'picture'
+        raise FolderError(f'{folder}: there is no {wanted} in it; fetch the data set again')
+    return {key: found[key] for key in sorted(found, key=natural)}
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
+def natural(name: str) -> list[tuple[int, int, str]]:
     """Key that orders numbers within names by value."""
     parts = re.split(r'(\d+)', name)
     return [(0, int(part), '') if part.isdigit() else (1, 0, part) for part in parts if part]
@@ -235,13 +308,40 @@ def load_image(path: Path) -> Image:
     return _decoded(path, cv2.IMREAD_COLOR)
 
 
-def load_anomaly_labels(path: Path) -> Image:
+def load_picture(sample: LabelledImage) -> Image:
+    """Read the picture of a sample as `load_image` does, with its overlay added where it has one.
+
+    An overlay is an .npz whose `rgb`, integers [H, W, 3], is the difference that pasted objects
+    make: the sum is clipped to 0..255. FolderError where one of the two does not fit.
+    """
+    pixels = load_image(sample.image)
+    if sample.overlay is None:
+        return pixels
+    try:
+        with np.load(sample.overlay) as archive:
+            difference = archive['rgb'].astype(np.int32)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise FolderError(
+            f'{sample.overlay}: is no archive with an array rgb ({error}); fetch it again'
+        ) from error
+    if difference.shape != pixels.shape:
+        raise FolderError(
+            f'{sample.overlay}: its rgb is {difference.shape}, but {sample.image} is '
+            f'{pixels.shape}; fetch both again'
+        )
+    return np.clip(pixels + difference[..., ::-1], 0, 255).astype(np.uint8)
+
+
+def load_anomaly_labels(path: Path, coding: Mapping[int, int] | None = None) -> Image:
     """Read anomaly labels: uint8 [H, W], 0 normal, 1 anomaly, 255 void.
 
-    Labels of 0, 2 and 255 (the original coding of Road Anomaly) are read as 0, 1 and 255.
+    coding: what each label id means, 0, 1 or 255; FolderError for an id that is not in it. Without
+    one, labels are 0, 1 and 255, or 0, 2 and 255 (the original coding of Road Anomaly).
     """
     labels = _load_ids(path)
     held = set(np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist())
+    if coding is not None:
+        return _decode(path, labels, held, coding)
     if held <= {0, 1, VOID}:
         return labels
     if held <= {0, 2, VOID}:
@@ -253,8 +353,20 @@ def load_anomaly_labels(path: Path) -> Image:
     )
 
 
+def _decode(path: Path, labels: Image, held: set[int], coding: Mapping[int, int]) -> Image:
+    unknown = held - set(coding)
+    if unknown:
+        raise FolderError(
+            f'{path}: holds the ids {_listed(unknown)}, where labels of this set are '
+            f'{_listed(set(coding))}; fetch the original labels'
+        )
+    table = np.zeros(256, np.uint8)
+    table[list(coding)] = list(coding.values())
+    return table[labels]
+
+
 def load_class_ids(path: Path, table: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Read class labels through a table (see `class_table`): int16 [H, W], class or 255 (void)."""
+    """Read class labels through a table (see `class_table`): int16 [H, W], class, 253 or 255."""
     labels = _load_ids(path)
     held = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
     unknown = held[table[held] < 0]
@@ -276,10 +388,10 @@ def load_mask(path: Path) -> Image:
 
 
 def class_table(classes: ClassList | None, names: Sequence[str], where: Path) -> NDArray[np.int16]:
-    """Table [256] from label id to the class of that name in `names`; void 255, unknown ids -1.
+    """Table [256] from label id to the class of that name in `names`.
 
-    Without a class list, ids count through `names` and 255 is void. FolderError where the list
-    names other classes than `names`.
+    Void ids become 255, ignored ones 253, unknown ones -1. Without a class list, ids count through
+    `names` and 255 is void. FolderError where the list names other classes than `names`.
     """
     listed = classes or ClassList(tuple(names))
     if set(listed.names) != set(names):
@@ -287,9 +399,15 @@ def class_table(classes: ClassList | None, names: Sequence[str], where: Path) ->
             f'{where}: its classes ({", ".join(listed.names)}) are not those asked for '
             f'({", ".join(names)}); choose a set and a model of the same classes'
         )
+    return id_table(listed, {name: names.index(name) for name in listed.names})
+
+
+def id_table(classes: ClassList, values: Mapping[str, int]) -> NDArray[np.int16]:
+    """Table [256] from label id to the value of its class; void 255, ignored 253, unknown -1."""
     table = np.full(256, -1, np.int16)
-    table[: len(names)] = [names.index(name) for name in listed.names]
-    table[list(listed.void)] = VOID
+    table[list(classes.ids)] = [values[name] for name in classes.names]
+    table[list(classes.void)] = VOID
+    table[list(classes.ignored)] = IGNORED
     return table
 
 

@@ -6,7 +6,7 @@ light, its odd place. (Copy-paste as augmentation: Ghiasi et al. 2021.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -14,12 +14,15 @@ import numpy as np
 from training.data.outliers import CutOut
 from training.data.street import COARSE, GROUPED, Example
 
-THINGS = ('car', 'pedestrian', 'bicyclist', 'sign')
+THINGS = (
+    'car', 'pedestrian', 'bicyclist', 'sign',
+    'person', 'rider', 'truck', 'bus', 'motorcycle', 'bicycle', 'traffic sign',
+)  # fmt: skip
 _LEAST_SIDE = 20  # pixels; smaller ones are nothing but edge
 _LEAST_FILL = 0.3  # of its box that an object covers; thinner ones are parts behind something else
 
 
-def known_objects(examples: Sequence[Example], classes: Sequence[str]) -> list[CutOut]:
+def known_objects(examples: Iterable[Example], classes: Sequence[str]) -> list[CutOut]:
     """Connected areas of THINGS (or of sets of them) that lie whole inside their picture.
 
     Each is a CutOut whose label is that of the picture it comes from: a class id or GROUPED + g.

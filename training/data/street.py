@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,16 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from training.data.folders import (
-    VOID,
     FolderError,
+    LabelledImage,
     SegmentationFolder,
     check_same_size,
     class_table,
+    id_table,
     load_class_ids,
     load_image,
-    read_segmentation_folder,
 )
+from training.data.layouts import read_segmentation_set
 from training.data.outliers import Paster
 
 Image = NDArray[Any]  # uint8; OpenCV's annotations are wider than that
@@ -33,11 +35,30 @@ CAMVID_CLASSES = (
     'sky', 'building', 'pole', 'road', 'pavement', 'tree',
     'sign', 'fence', 'car', 'pedestrian', 'bicyclist',
 )  # fmt: skip
-# Their colours (RGB), after CamVid's and Cityscapes' habits.
-CAMVID_PALETTE = (
-    (128, 180, 230), (128, 64, 64), (192, 192, 128), (128, 64, 128), (244, 35, 232), (64, 140, 40),
-    (220, 220, 0), (190, 153, 153), (0, 0, 142), (220, 20, 60), (119, 11, 32),
-)  # fmt: skip
+# Colours (RGB) of classes by name, after CamVid's and Cityscapes' habits.
+COLOURS = {
+    'sky': (128, 180, 230), 'building': (128, 64, 64), 'pole': (192, 192, 128),
+    'road': (128, 64, 128), 'pavement': (244, 35, 232), 'tree': (64, 140, 40),
+    'sign': (220, 220, 0), 'fence': (190, 153, 153), 'car': (0, 0, 142),
+    'pedestrian': (220, 20, 60), 'bicyclist': (119, 11, 32),
+    'sidewalk': (244, 35, 232), 'wall': (102, 102, 156), 'traffic light': (250, 170, 30),
+    'traffic sign': (220, 220, 0), 'vegetation': (107, 142, 35), 'terrain': (152, 251, 152),
+    'person': (220, 20, 60), 'rider': (255, 0, 0), 'truck': (0, 0, 70), 'bus': (0, 60, 100),
+    'train': (0, 80, 100), 'motorcycle': (0, 0, 230), 'bicycle': (119, 11, 32),
+}  # fmt: skip
+
+
+def palette_of(classes: Sequence[str]) -> tuple[tuple[int, int, int], ...]:
+    """RGB colour of each class: that of its name, or a hue of its position for other names."""
+    return tuple(
+        COLOURS.get(name) or _hue(index / max(len(classes), 1))
+        for index, name in enumerate(classes)
+    )
+
+
+def _hue(turn: float) -> tuple[int, int, int]:
+    red, green, blue = colorsys.hsv_to_rgb(turn, 0.6, 0.9)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 # Coarser classes of other data sets, as the sets of the classes above that they may be. Those of
@@ -65,21 +86,37 @@ class Example:
     image: Image
     labels: Image
 
+    def load(self) -> Example:
+        """Itself: it is in memory already."""
+        return self
 
-def read_street(root: Path, classes: Sequence[str]) -> Iterator[Example]:
+
+@dataclass(frozen=True, eq=False)
+class StoredExample:
+    """A picture that stays on disk: its files and the table [256] that its label ids go through."""
+
+    files: LabelledImage
+    table: NDArray[np.int16]
+
+    def load(self) -> Example:
+        """Read both files; FolderError where one is unreadable or they do not fit."""
+        pixels = load_image(self.files.image)
+        labels = load_class_ids(self.files.label, self.table)
+        check_same_size(self.files.image, pixels, self.files.label, labels)
+        return Example(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), labels.astype(np.uint8))
+
+
+def read_street(root: Path, classes: Sequence[str]) -> Iterator[StoredExample]:
     """Yield the pictures of one split of a segmentation folder, in natural order of their names.
 
     Labels become positions in `classes`, or GROUPED + g where the folder has coarser classes; what
-    is none of them becomes VOID. Raises FolderError for a folder, picture or label that is missing
-    or does not fit, and for another list of classes.
+    is none of them becomes VOID. Raises FolderError for a folder, picture or label that is missing,
+    and for another list of classes.
     """
-    folder = read_segmentation_folder(root)
+    folder = read_segmentation_set(root)
     table = _label_table(folder, classes)
     for sample in folder.samples:
-        pixels = load_image(sample.image)
-        labels = load_class_ids(sample.label, table)
-        check_same_size(sample.image, pixels, sample.label, labels)
-        yield Example(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), labels.astype(np.uint8))
+        yield StoredExample(sample, table)
 
 
 def _label_table(folder: SegmentationFolder, classes: Sequence[str]) -> NDArray[np.int16]:
@@ -88,8 +125,8 @@ def _label_table(folder: SegmentationFolder, classes: Sequence[str]) -> NDArray[
     A coarse class that stands for a single one becomes that one.
     """
     listed = folder.classes
-    if listed is None or not set(listed.names) - set(classes):
-        return class_table(listed, classes, folder.root)
+    if listed is None:
+        return class_table(None, classes, folder.root)
     coarse = list(COARSE)
     known = {name: index for index, name in enumerate(classes)}
     known.update(
@@ -105,10 +142,7 @@ def _label_table(folder: SegmentationFolder, classes: Sequence[str]) -> NDArray[
             f'{folder.root}: its classes {", ".join(sorted(unknown))} are not those asked for '
             f'({", ".join(classes)}), nor sets of them; say in COARSE which they may be'
         )
-    table = np.full(256, -1, np.int16)
-    table[: len(listed.names)] = [known[name] for name in listed.names]
-    table[list(listed.void)] = VOID
-    return table
+    return id_table(listed, known)
 
 
 @dataclass(frozen=True)
@@ -133,7 +167,7 @@ class StreetCrops(Dataset[tuple[Image, NDArray[np.int64]]]):
 
     def __init__(
         self,
-        examples: list[Example],
+        examples: Sequence[Example | StoredExample],
         augmentation: Augmentation,
         pasters: Sequence[Paster],
         seed: int,
@@ -150,7 +184,7 @@ class StreetCrops(Dataset[tuple[Image, NDArray[np.int64]]]):
         epoch, position = divmod(item, len(self.examples))
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.examples))
         rng = np.random.default_rng((self.seed, epoch, position))
-        example = self.examples[order[position]]
+        example = self.examples[order[position]].load()
         image, labels = _random_crop(example, self.augmentation, rng)
         for paster in self.pasters:
             paster.paste(image, labels, rng)
@@ -163,10 +197,20 @@ class StreetCrops(Dataset[tuple[Image, NDArray[np.int64]]]):
 
 
 class PassSampler(Sampler[int]):
-    """Numbers of one pass of StreetCrops; Lightning tells the pass through `set_epoch`."""
+    """Numbers of one pass of StreetCrops; Lightning tells the pass through `set_epoch`.
 
-    def __init__(self, length: int) -> None:
+    Each of `processes` gets its consecutive part of every batch, so that the batches of all
+    together are those that one process alone would have.
+    """
+
+    def __init__(self, length: int, batch: int = 1, process: int = 0, processes: int = 1) -> None:
+        if batch % processes:
+            raise ValueError(
+                f'batch_size {batch} cannot be shared by {processes} processes; use a multiple'
+            )
         self.length = length
+        self.batch = batch
+        self.part = range(process * batch // processes, (process + 1) * batch // processes)
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -174,11 +218,12 @@ class PassSampler(Sampler[int]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length
+        return self.length // self.batch * len(self.part)
 
     def __iter__(self) -> Iterator[int]:
         start = self.epoch * self.length
-        return iter(range(start, start + self.length))
+        batches = range(start, start + self.length // self.batch * self.batch, self.batch)
+        return (first + offset for first in batches for offset in self.part)
 
 
 def _random_crop(

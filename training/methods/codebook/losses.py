@@ -13,11 +13,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.data.street import GROUPED
+from training.distributed import mean_over_processes
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:
-    """Mean of `values` at the positions `where`; 0 (with a gradient of 0) if there are none."""
-    return (values * where).sum() / where.sum().clamp(min=1)
+    """Mean of `values` at the positions `where`; 0 (with a gradient of 0) if there are none.
+
+    On several processes all positions weigh the same (see training/distributed.py).
+    """
+    count = mean_over_processes(where.sum().float())
+    return (values * where).sum() / count.clamp(min=1)
 
 
 def allowed(labels: Tensor, classes: int, sets: Tensor | None = None) -> Tensor:
@@ -46,8 +51,6 @@ def segmentation(
     """
     may_be = allowed(labels, class_scores.shape[1], sets)
     known = may_be.any(dim=1)
-    if not known.any():
-        return class_scores.sum() * 0.0
     logarithm = (class_scores / temperature).log_softmax(dim=1)
     # Where nothing may be, everything is summed: finite, and left out by its weight of 0.
     inside = may_be | ~known.unsqueeze(1)
@@ -55,7 +58,7 @@ def segmentation(
     if weight is None:
         return _mean(loss, known)
     mixed = (may_be * weight[:, None, None]).sum(dim=1) / may_be.sum(dim=1).clamp(min=1)
-    return (loss * mixed).sum() / mixed.sum()
+    return (loss * mixed).sum() / mean_over_processes(mixed.sum()).clamp(min=1e-6)
 
 
 def attraction(

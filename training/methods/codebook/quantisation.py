@@ -8,9 +8,10 @@ assignment by Sinkhorn's scaling as in GMMSeg (Liang et al. 2022), after Caron e
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from training import distributed
 
 
 def own_codes(similarity: Tensor, labels: Tensor) -> Tensor:
@@ -88,11 +89,8 @@ class MovingCodebook(nn.Module):
         counts.index_add_(0, assigned, torch.ones_like(assigned, dtype=counts.dtype))
         sums = torch.zeros_like(self.sums)
         sums.index_add_(0, assigned, features.detach().to(sums.dtype))
-        if _distributed():
-            dist.all_reduce(counts)
-            dist.all_reduce(sums)
-        self.counts.mul_(self.decay).add_(counts, alpha=1 - self.decay)
-        self.sums.mul_(self.decay).add_(sums, alpha=1 - self.decay)
+        self.counts.mul_(self.decay).add_(distributed.total(counts), alpha=1 - self.decay)
+        self.sums.mul_(self.decay).add_(distributed.total(sums), alpha=1 - self.decay)
         return self.codebook()
 
     def codebook(self) -> Tensor:
@@ -114,14 +112,9 @@ class MovingCodebook(nn.Module):
                 self.sums[index] = own[torch.randint(len(own), ())].to(self.sums.dtype)
                 self.counts[index] = 1.0
                 moved += 1
-        if _distributed():  # the draws differ: those of the first process hold
-            dist.broadcast(self.sums, 0)
-            dist.broadcast(self.counts, 0)
+        distributed.from_first(self.sums)
+        distributed.from_first(self.counts)
         return moved
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
 
 
 class Decoder(nn.Module):

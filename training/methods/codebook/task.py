@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,17 +18,19 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
+from training import distributed
 from training.data.folders import VOID
 from training.data.known import known_objects
 from training.data.outliers import PASTED, Paster, held_out_categories, read_cut_outs
 from training.data.street import (
     CAMVID_CLASSES,
-    CAMVID_PALETTE,
     Augmentation,
     Example,
     PassSampler,
+    StoredExample,
     StreetCrops,
     class_sets,
+    palette_of,
     read_street,
 )
 from training.methods.codebook import losses
@@ -58,12 +60,17 @@ _CONTRASTIVE = (
 )
 
 
+_LOOKED_AT = 400  # pictures on disk that class weights and known objects are taken from
+
+
 @dataclass(frozen=True)
 class Config:
     """Everything that a run of the codebook method is made of; a YAML file holds the same names."""
 
     name: str = 'street'
+    classes: Sequence[str] = CAMVID_CLASSES  # names, in the order of their ids
     datasets: Sequence[str] = ('camvid/train', 'camvid/val')
+    in_memory: bool = True  # about 0.5 MB a picture; else each is read when its turn comes
     repeats: Sequence[int] = ()  # how often a pass shows each data set (once where not given)
     sample_drive_pictures: int = 0  # pictures of the procedural street, added to each pass
     sample_drive_seed: int = 1000  # no seed of a drive that is demonstrated or measured
@@ -117,7 +124,8 @@ class Config:
     pasted_weight: float = 4.0
 
     epochs: int = 24
-    batch_size: int = 8
+    batch_size: int = 8  # of all processes together
+    devices: int = 0  # GPUs, or processes on a CPU (0: every GPU that is there, or one process)
     learning_rate: float = 1.2e-3
     backbone_rate: float = 0.25  # the backbone's share of the learning rate
     frozen_blocks: int = 0  # the stem and so many blocks keep their ImageNet weights (0: none)
@@ -130,29 +138,33 @@ class Config:
     seed: int = 0
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of their ids."""
-        return CAMVID_CLASSES
-
-    @property
     def palette(self) -> tuple[tuple[int, int, int], ...]:
         """RGB colour of each class."""
-        return CAMVID_PALETTE
+        return palette_of(self.classes)
 
 
-def read_examples(config: Config, root: Path) -> list[Example]:
-    """All pictures of the configured data sets, in memory (about 0.5 MB each), and the sample's."""
+def read_examples(config: Config, root: Path) -> list[Example | StoredExample]:
+    """All pictures of the configured data sets and the sample's, in memory where configured."""
     repeats = [*config.repeats] + [1] * len(config.datasets)
-    folders = track(list(zip(config.datasets, repeats, strict=False)), 'reading pictures')
-    examples = []
-    for name, times in folders:
-        examples += list(read_street(root / name, config.classes)) * times
+    examples: list[Example | StoredExample] = []
+    for name, times in zip(config.datasets, repeats, strict=False):
+        stored = list(read_street(root / name, config.classes))
+        if config.in_memory:
+            loaded = [one.load() for one in track(stored, f'reading {name}')]
+            examples += loaded * times
+        else:
+            examples += stored * times
     return examples + list(_sample_drive_examples(config))
 
 
 def _sample_drive_examples(config: Config) -> list[Example]:
     if not config.sample_drive_pictures:
         return []
+    if tuple(config.classes[: len(CAMVID_CLASSES)]) != CAMVID_CLASSES:
+        raise ValueError(
+            'sample_drive_pictures: the sample drive has the classes '
+            f'{", ".join(CAMVID_CLASSES)}; begin `classes` with these or draw no pictures'
+        )
     from vq_anomaly_ros.replay.sample_drive import training_pictures
 
     pictures = training_pictures(config.sample_drive_seed, config.sample_drive_pictures, (540, 960))
@@ -171,7 +183,7 @@ class StreetData(lightning.LightningDataModule):
         super().__init__()
         self.config = config
         self.root = root
-        self.examples: list[Example] = []
+        self.examples: list[Example | StoredExample] = []
 
     def setup(self, stage: str = 'fit') -> None:
         """Read the pictures once."""
@@ -181,18 +193,24 @@ class StreetData(lightning.LightningDataModule):
             self.examples = read_examples(self.config, self.root)
 
     def class_pixels(self) -> Tensor:
-        """How many pixels each class has in the training pictures, int64 [C]."""
+        """How many pixels each class has in the training pictures (a few hundred), int64 [C]."""
         counts = np.zeros(256, np.int64)
-        for example in self.examples:
+        for example in self._some():
             counts += np.bincount(example.labels.ravel(), minlength=256)
         return torch.from_numpy(counts[: len(self.config.classes)])
+
+    def _some(self) -> Iterator[Example]:
+        """All pictures once, or an even choice of them where they have to be read from disk."""
+        distinct = list(dict.fromkeys(self.examples))
+        every = 1 if self.config.in_memory else max(1, len(distinct) // _LOOKED_AT)
+        return (one.load() for one in distinct[::every])
 
     def pasters(self) -> list[Paster]:
         """What is pasted into the crops: objects of known classes first, then unknown ones."""
         config = self.config
         pasters = []
         if config.known_most:
-            known = known_objects(list(dict.fromkeys(self.examples)), config.classes)
+            known = known_objects(self._some(), config.classes)
             low, high = config.known_heights
             pasters.append(
                 Paster(
@@ -227,10 +245,14 @@ class StreetData(lightning.LightningDataModule):
         )
         workers = config.workers if workers is None else workers
         crops = StreetCrops(self.examples, how, self.pasters(), config.seed)
+        process, processes = 0, 1
+        if self.trainer is not None:
+            process, processes = self.trainer.global_rank, self.trainer.world_size
+        sampler = PassSampler(len(crops), config.batch_size, process, processes)
         return DataLoader(
             cast('Dataset[tuple[Tensor, Tensor]]', crops),  # batches are tensors, items are arrays
-            batch_size=config.batch_size,
-            sampler=PassSampler(len(crops)),
+            batch_size=len(sampler.part),
+            sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             drop_last=True,
@@ -386,6 +408,7 @@ class CodebookTask(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Log how the codebook was used: unused codevectors, perplexity of each class."""
+        self.code_counts.copy_(distributed.total(self.code_counts))
         unused, perplexity = usage(self.code_counts.view(-1, self.config.codevectors))
         self.log('codebook/unused', float(unused))
         for name, value in zip(self.config.classes, perplexity.tolist(), strict=True):
@@ -402,6 +425,7 @@ class CodebookTask(lightning.LightningModule):
         if self.moving is None:
             unused_codes = self.code_counts.view(-1, self.config.codevectors) == 0
             restart(self.net.codevectors.data, unused_codes, features, labels)
+            distributed.from_first(self.net.codevectors.data)
             return
         flat = features.permute(0, 2, 3, 1).flatten(0, 2)
         self.moving.restart(flat, labels.flatten(), self.config.codevectors)
@@ -415,7 +439,7 @@ class CodebookTask(lightning.LightningModule):
         if writer is None or not self.trainer.is_global_zero:
             return
         height, width = self.config.input_size
-        chosen = (data.examples[0], data.examples[len(data.examples) // 2])
+        chosen = [data.examples[n].load() for n in (0, len(data.examples) // 2)]
         pictures = np.stack([cv2.resize(example.image, (width, height)) for example in chosen])
         self.net.eval()
         score, labels, _, _ = self.net(torch.from_numpy(pictures).to(self.device))
