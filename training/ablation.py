@@ -15,26 +15,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 
-from training.data.folders import (
-    FolderError,
-    class_table,
-    load_anomaly_labels,
-    load_class_ids,
-    load_image,
-    read_anomaly_folder,
-    read_segmentation_folder,
-)
+from training.data.folders import FolderError
 from training.export import load_run
+from training.judging import anomaly_figures, class_miou, kept_figures, run_folder, spread
 from training.methods.codebook import scores
 from training.methods.codebook.model import CodebookNet
 from training.methods.codebook.task import Config
 from training.train import train
-from vq_anomaly_ros.metrics import PixelScores, confusion, mean_iou
 
 # Half of the release's sizes, a tenth of its steps: two to three minutes a run on two cores.
 SCHEDULE = Config(
@@ -103,64 +93,40 @@ SCORES: dict[str, Score] = {
 def judge(run: Path, pasted: Path, validation: Path) -> dict[str, Any]:
     """Figures of a run: {'scores': {name: {'ap', 'fpr95'}}, 'miou', 'unused codevectors'}."""
     config, net = load_run(run)
-    evaluations = {name: PixelScores() for name in SCORES}
-    with torch.inference_mode():
-        for sample in read_anomaly_folder(pasted).samples:
-            labels = load_anomaly_labels(sample.label)
-            similarity = _similarity(net, config, load_image(sample.image))
-            for name, score in SCORES.items():
-                found = score(net, similarity)[0].numpy()
-                evaluations[name].add(_upsampled(found, labels.shape), labels)
-        miou, unused = _classes(net, config, validation)
-    figures = {name: one.result() for name, one in evaluations.items()}
-    return {
-        'scores': {name: {'ap': m.ap, 'fpr95': m.fpr95} for name, m in figures.items()},
-        'miou': miou,
-        'unused codevectors': unused,
-    }
-
-
-def _similarity(net: CodebookNet, config: Config, bgr: np.ndarray) -> Tensor:
-    height, width = config.input_size
-    stretched = cv2.resize(bgr, (int(width), int(height)), interpolation=cv2.INTER_LINEAR)
-    picture = torch.from_numpy(cv2.cvtColor(stretched, cv2.COLOR_BGR2RGB))[None]
-    return net.likelihood(net.encode(picture)).similarity
-
-
-def _upsampled(score: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return cv2.resize(score, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
-
-
-def _classes(net: CodebookNet, config: Config, validation: Path) -> tuple[float, int]:
-    """mIoU of a split, and how many codevectors no position of it chose."""
-    folder = read_segmentation_folder(validation)
-    table = class_table(folder.classes, config.classes, validation)
-    matrix = np.zeros((len(config.classes), len(config.classes)), np.int64)
     used = torch.zeros(len(config.classes) * config.codevectors, dtype=torch.long)
-    for sample in folder.samples:
-        labels = load_class_ids(sample.label, table).astype(np.uint8)
-        similarity = _similarity(net, config, load_image(sample.image))
-        used += scores.nearest_codes(similarity).flatten().bincount(minlength=len(used))
-        found = scores.weighted_top_k(similarity, net.top_k, net.temperature)[0].numpy()
-        upsampled = np.stack([_upsampled(one, labels.shape) for one in found])
-        matrix += confusion(upsampled.argmax(axis=0).astype(np.uint8), labels, len(config.classes))
-    return float(mean_iou(matrix)), int((used == 0).sum())
+
+    def similarity(picture: Tensor) -> Tensor:
+        return net.likelihood(net.encode(picture)).similarity
+
+    def anomaly_scores(picture: Tensor) -> Mapping[str, Tensor]:
+        found = similarity(picture)
+        return {name: score(net, found) for name, score in SCORES.items()}
+
+    def class_scores(picture: Tensor) -> Tensor:
+        found = similarity(picture)
+        used.add_(scores.nearest_codes(found).flatten().bincount(minlength=len(used)))
+        return scores.weighted_top_k(found, net.top_k, net.temperature)
+
+    miou = class_miou(validation, config.classes, config.input_size, class_scores)
+    return {
+        'scores': anomaly_figures(pasted, config.input_size, anomaly_scores),
+        'miou': miou,
+        'unused codevectors': int((used == 0).sum()),
+    }
 
 
 def measure(
     name: str, seed: int, data: Path, pasted: Path, runs: Path, schedule: Config = SCHEDULE
 ) -> dict[str, Any]:
     """Train and judge one row with one seed; a finished one is read from its folder."""
-    run = runs / f'{name.replace(" ", "_").replace("+", "plus")}-{seed}'
-    kept = run / 'figures.json'
-    if not kept.exists():
+    run = run_folder(runs, name, seed)
+
+    def make() -> dict[str, Any]:
         changes: Mapping[str, Any] = {**ROWS[name], 'seed': seed}
         train(dataclasses.replace(schedule, **changes), data, run, progress=False)
-        figures = judge(run, pasted, data / 'camvid/val')
-        scratch = kept.with_suffix('.tmp')
-        scratch.write_text(json.dumps(figures, indent=1) + '\n')
-        scratch.replace(kept)
-    return {'row': name, 'seed': seed, **json.loads(kept.read_text())}
+        return judge(run, pasted, data / 'camvid/val')
+
+    return {'row': name, 'seed': seed, **kept_figures(run, make)}
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
@@ -168,25 +134,17 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     lines = ['| row | seeds | AP | FPR95 | mIoU | unused |', '|---|---|---|---|---|---|']
     for name in dict.fromkeys(row['row'] for row in rows):
         mine = [row for row in rows if row['row'] == name]
-        cells = [_spread([row['scores']['T1'][key] for row in mine]) for key in ('ap', 'fpr95')]
-        cells.append(_spread([row['miou'] for row in mine]))
+        cells = [spread([row['scores']['T1'][key] for row in mine]) for key in ('ap', 'fpr95')]
+        cells.append(spread([row['miou'] for row in mine]))
         unused = ', '.join(str(row['unused codevectors']) for row in mine)
         lines.append(f'| {name} | {len(mine)} | {" | ".join(cells)} | {unused} |')
     first = [row for row in rows if row['row'] == rows[0]['row']]
     for score in list(SCORES)[1:]:
-        cells = [_spread([row['scores'][score][key] for row in first]) for key in ('ap', 'fpr95')]
+        cells = [spread([row['scores'][score][key] for row in first]) for key in ('ap', 'fpr95')]
         lines.append(
             f'| {rows[0]["row"]}, score {score} | {len(first)} | {" | ".join(cells)} | | |'
         )
     return '\n'.join(lines) + '\n'
-
-
-def _spread(values: Sequence[float]) -> str:
-    """Per cent: mean, and half of the range where there are several."""
-    mean = 100 * float(np.mean(values))
-    if len(values) < 2:
-        return f'{mean:.1f}'
-    return f'{mean:.1f} ± {50 * (max(values) - min(values)):.1f}'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
