@@ -17,14 +17,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from training.data.folders import FolderError
-from training.export import load_run
+from training.export import load_task
 from training.judging import anomaly_figures, class_miou, kept_figures, run_folder, spread
 from training.methods.codebook import scores
 from training.methods.codebook.model import CodebookNet
+from training.methods.codebook.quantisation import Decoder, reconstruction_error
 from training.methods.codebook.task import Config
-from training.train import train
+from training.train import keep_freed_memory, train
 
 # Half of the release's sizes, a tenth of its steps: two to three minutes a run on two cores.
 SCHEDULE = Config(
@@ -70,7 +72,14 @@ ROWS: dict[str, dict[str, Any]] = {
         'assignment': 'balanced',
     },
     'some textures': {'outlier_textures': 0.3},
+    'known objects pasted, too': {'known_most': 2},
+    'weather': {'weather': 0.3},
+    'averaged weights': {'average_weights': 0.98},
+    # As many steps: one pass over four times as many pictures.
+    'two towns': {'datasets': ('camvid/train', 'idd_lite/train'), 'epochs': 1},
     'decoder': {'reconstruct_weight': 0.1, 'reconstruct_labels': True},
+    'tau = 0.05': {'temperature': 0.05},
+    'tau = 0.1': {'temperature': 0.1},
     'M = 1': {'codevectors': 1},
     'M = 5': {'codevectors': 5},
     'M = 20': {'codevectors': 20},
@@ -82,17 +91,24 @@ SCORES: dict[str, Score] = {
     'T1': lambda net, s: scores.anomaly_score(scores.weighted_top_k(s, net.top_k, net.temperature)),
     'T2': lambda net, s: scores.anomaly_score(scores.shared_top_k(s, net.top_k, net.temperature)),
     'K = 1': lambda net, s: scores.anomaly_score(scores.weighted_top_k(s, 1, net.temperature)),
+    'K = 5': lambda net, s: scores.anomaly_score(scores.weighted_top_k(s, 5, net.temperature)),
     'mean of K': lambda net, s: scores.anomaly_score(scores.mean_top_k(s, net.top_k)),
     'logsumexp': lambda net, s: scores.negative_evidence(s, net.temperature),
     'runner-up': lambda net, s: scores.without_runner_up(
         scores.weighted_top_k(s, net.top_k, net.temperature), 0.3
     ),
+    'T1, 3x3 mean': lambda net, s: scores.smoothed(
+        scores.anomaly_score(scores.weighted_top_k(s, net.top_k, net.temperature)), 3
+    ),
 }
+# Scores of rows with a decoder besides.
+CUES = ('reconstruction error', 'T1 + reconstruction error')
 
 
 def judge(run: Path, pasted: Path, validation: Path) -> dict[str, Any]:
     """Figures of a run: {'scores': {name: {'ap', 'fpr95'}}, 'miou', 'unused codevectors'}."""
-    config, net = load_run(run)
+    task = load_task(run)
+    config, net, decoder = task.config, task.net, task.decoder
     used = torch.zeros(len(config.classes) * config.codevectors, dtype=torch.long)
 
     def similarity(picture: Tensor) -> Tensor:
@@ -100,7 +116,11 @@ def judge(run: Path, pasted: Path, validation: Path) -> dict[str, Any]:
 
     def anomaly_scores(picture: Tensor) -> Mapping[str, Tensor]:
         found = similarity(picture)
-        return {name: score(net, found) for name, score in SCORES.items()}
+        maps = {name: score(net, found) for name, score in SCORES.items()}
+        if decoder is not None:
+            error = reconstruction_cue(net, decoder, found, picture)
+            maps |= dict(zip(CUES, (error, maps['T1'] + error), strict=True))
+        return maps
 
     def class_scores(picture: Tensor) -> Tensor:
         found = similarity(picture)
@@ -113,6 +133,19 @@ def judge(run: Path, pasted: Path, validation: Path) -> dict[str, Any]:
         'miou': miou,
         'unused codevectors': int((used == 0).sum()),
     }
+
+
+def reconstruction_cue(
+    net: CodebookNet, decoder: Decoder, similarity: Tensor, picture: Tensor
+) -> Tensor:
+    """How far the picture decoded from the nearest codevectors is from it, at the map's size.
+
+    similarity: [1, C, M, h, w]; picture: uint8 RGB [1, H, W, 3] -> [1, h, w] in 0..1.
+    """
+    quantised = net.codebook.flatten(0, 1)[scores.nearest_codes(similarity)].movedim(-1, 1)
+    pixels = picture.permute(0, 3, 1, 2).float() / 255.0
+    small = functional.interpolate(pixels, quantised.shape[2:], mode='area')
+    return reconstruction_error(decoder(quantised)[0], small)
 
 
 def measure(
@@ -139,11 +172,13 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         unused = ', '.join(str(row['unused codevectors']) for row in mine)
         lines.append(f'| {name} | {len(mine)} | {" | ".join(cells)} | {unused} |')
     first = [row for row in rows if row['row'] == rows[0]['row']]
-    for score in list(SCORES)[1:]:
-        cells = [spread([row['scores'][score][key] for row in first]) for key in ('ap', 'fpr95')]
-        lines.append(
-            f'| {rows[0]["row"]}, score {score} | {len(first)} | {" | ".join(cells)} | | |'
-        )
+    decoded = [row for row in rows if CUES[0] in row['scores']]
+    for same, names in ((first, list(SCORES)[1:]), (decoded, CUES)):
+        for score in names if same else ():
+            cells = [spread([row['scores'][score][key] for row in same]) for key in ('ap', 'fpr95')]
+            lines.append(
+                f'| {same[0]["row"]}, score {score} | {len(same)} | {" | ".join(cells)} | | |'
+            )
     return '\n'.join(lines) + '\n'
 
 
@@ -157,6 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add('--rows', nargs='+', choices=list(ROWS), default=list(ROWS), metavar='NAME', help='of ROWS')
     add('--seeds', nargs='+', type=int, default=[0, 1, 2])
     options = parser.parse_args(argv)
+    keep_freed_memory()
     rows: list[dict[str, Any]] = []
     try:
         for seed in options.seeds:

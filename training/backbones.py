@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-# The last block of each stage of EfficientNet-lite0 whose output is handed on, and its stride.
-_LITE0_TAPS = {2: 4, 4: 8, 10: 16, 15: 32}
+# The last block of each stage of EfficientNet-lite0 whose output is handed on, and its channels.
+_LITE0_TAPS = {2: 24, 4: 40, 10: 112, 15: 320}
 
 
 class BackboneError(RuntimeError):
@@ -52,17 +52,23 @@ class EfficientNetLite0(nn.Module):
     """EfficientNet-lite0 (ReLU6, no squeeze-and-excite) without its classification head.
 
     `forward` takes normalised float pictures [B, 3, H, W], H and W multiples of 32, and returns
-    four maps at strides 4, 8, 16, 32 with `channels` = (24, 40, 112, 320) channels.
+    maps at strides 4, 8, 16, 32 with `channels` = (24, 40, 112, 320) channels. With fewer than all
+    16 `blocks` the maps behind them are missing: 11 end at stride 16, with a fifth of the weights.
     """
 
-    channels = (24, 40, 112, 320)
     strides = (4, 8, 16, 32)
     # The normalisation that the weights were trained with: (pixel - mean) / std, pixels 0..255.
     mean = (127.0, 127.0, 127.0)
     std = (128.0, 128.0, 128.0)
 
-    def __init__(self, pretrained: bool = True) -> None:
+    def __init__(self, pretrained: bool = True, blocks: int = 16) -> None:
         super().__init__()
+        if blocks - 1 not in _LITE0_TAPS:
+            raise BackboneError(
+                f'EfficientNet-lite0 cannot end after {blocks} blocks; use '
+                f'{", ".join(str(last + 1) for last in _LITE0_TAPS)}'
+            )
+        self.channels = tuple(count for last, count in _LITE0_TAPS.items() if last < blocks)
         try:
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
@@ -74,7 +80,7 @@ class EfficientNetLite0(nn.Module):
         if pretrained:
             net.load_state_dict(torch.load(lite0_weights(), weights_only=True))
         self.stem = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6())
-        self.blocks = net._blocks
+        self.blocks = net._blocks[:blocks]
         for block in self.blocks:
             if block._depthwise_conv.kernel_size[0] > 3:
                 block._depthwise_conv = FullPrecision(block._depthwise_conv)

@@ -47,6 +47,12 @@ def load_run(run: Path) -> tuple[Config, CodebookNet]:
 
     Raises ExportError where the run has no checkpoint.
     """
+    task = load_task(run)
+    return task.config, task.net
+
+
+def load_task(run: Path) -> CodebookTask:
+    """A run's task with all that it trained, in evaluation mode; ExportError as `load_run`."""
     checkpoint = run / 'last.ckpt'
     if not checkpoint.exists():
         raise ExportError(f'{run}: no last.ckpt in it; train first or name the folder of a run')
@@ -54,7 +60,7 @@ def load_run(run: Path) -> tuple[Config, CodebookNet]:
     task = CodebookTask(config, pretrained=False)
     state = torch.load(checkpoint, map_location='cpu', weights_only=False)
     task.load_state_dict(state['state_dict'])
-    return config, task.net.eval()
+    return task.eval()
 
 
 def describe(config: Config) -> ModelInfo:
@@ -106,7 +112,10 @@ def graph_of(net: nn.Module, config: Config) -> onnx.ModelProto:
     """The ONNX graph of a trained network: batch norm folded, weights stored as fp16."""
     height, width = config.input_size
     picture = torch.zeros((2, int(height), int(width), 3), dtype=torch.uint8)
-    return with_half_weights(to_onnx(folded(net), picture, OUTPUTS))
+    plain = folded(net)
+    if isinstance(plain, CodebookNet):
+        plain.features.centre()
+    return with_half_weights(to_onnx(plain, picture, OUTPUTS))
 
 
 def stretched(example: Example, size: Sequence[int]) -> NDArray[np.uint8]:

@@ -30,6 +30,7 @@ from training.warm_start import (
     checkpoint_weights,
     codevectors,
     model_file_weights,
+    refuse_other_backbone,
     unfolded,
 )
 
@@ -105,32 +106,47 @@ def precision_of(config: Config) -> str:
 def load_start(task: CodebookTask, data: StreetData, start: Path) -> None:
     """Begin with the weights of another run's checkpoint, or of a model file (.onnx).
 
-    Raises ConfigError where it cannot be read or the encoder is another one.
+    What does not fit in shape starts anew and is named; codevectors of a model file are taken over
+    by the names of their classes. Raises ConfigError where the file cannot be read or the backbone
+    is another one.
     """
     try:
         if start.suffix == '.onnx':
-            graph, weights = model_file_weights(start)
-            weights['codevectors'] = codevectors(graph, weights, task.net.codevectors.shape)
-            data.setup()
-            batches = islice(data.train_dataloader(workers=0), _MEASURED_BATCHES)
-            unfolded(task.net, weights, torch.cat([pictures for pictures, _ in batches]))
-            return
-        state = checkpoint_weights(start)
+            anew = _from_model_file(task, data, start)
+        else:
+            anew = _from_checkpoint(task, start)
     except StartError as error:
-        raise ConfigError(f'{start}: {error}' if start.suffix == '.onnx' else str(error)) from error
-    own = task.state_dict()
+        said = str(error)
+        raise ConfigError(said if str(start) in said else f'{start}: {said}') from error
+    if anew:
+        print(f'{start}: does not fit and starts anew: {", ".join(anew)}', file=sys.stderr)
+
+
+def _from_model_file(task: CodebookTask, data: StreetData, start: Path) -> list[str]:
+    model, graph, weights = model_file_weights(start)
+    data.setup()
+    batches = islice(data.train_dataloader(workers=0), _MEASURED_BATCHES)
+    own = task.net.codevectors.detach().clone()
+    known = codevectors(model, graph, weights, own.shape[2])
+    for index, name in enumerate(task.config.classes):
+        if name in known and known[name].shape == own[index].shape:
+            own[index] = known[name]
+    weights['codevectors'] = own
+    anew = unfolded(task.net, weights, torch.cat([pictures for pictures, _ in batches]))
+    return anew + [f'codevectors of {n}' for n in task.config.classes if n not in known]
+
+
+def _from_checkpoint(task: CodebookTask, start: Path) -> list[str]:
+    state, own = checkpoint_weights(start), task.state_dict()
     fitting = {
         name: value
         for name, value in state.items()
         if name in own and own[name].shape == value.shape
     }
-    lacking = [n for n in own if n.startswith(('net.backbone', 'net.fusion')) and n not in fitting]
-    if lacking:
-        raise ConfigError(
-            f'{start}: has no fitting {lacking[0]} (and {len(lacking) - 1} more); '
-            'fine-tuning needs the same backbone and channels'
-        )
+    anew = [name for name in own if name not in fitting and 'num_batches' not in name]
+    refuse_other_backbone(anew)
     task.load_state_dict(fitting, strict=False)
+    return anew
 
 
 def keep_freed_memory() -> None:

@@ -8,7 +8,7 @@ and their scale and shift are chosen so that the network computes what the file 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from training.graph import folded
 from vq_anomaly_ros.detection import model_file
-from vq_anomaly_ros.detection.model_file import ModelFileError
+from vq_anomaly_ros.detection.model_file import ModelFile, ModelFileError
 
 
 class StartError(ValueError):
@@ -41,27 +41,33 @@ def checkpoint_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def model_file_weights(path: Path) -> tuple[ModelProto, dict[str, Tensor]]:
-    """The graph of a model file and its weights by name, float32; StartError where it is none."""
+def model_file_weights(path: Path) -> tuple[ModelFile, ModelProto, dict[str, Tensor]]:
+    """A model file, its graph and weights by name, float32; StartError where it is none."""
     try:
-        graph = onnx.load(model_file.read(path).path)
+        model = model_file.read(path)
+        graph = onnx.load(path)
     except (ModelFileError, OSError) as error:
         raise StartError(str(error)) from error
-    return graph, {
-        tensor.name.removesuffix('_half'): torch.from_numpy(
-            numpy_helper.to_array(tensor).astype(np.float32)
-        )
-        for tensor in graph.graph.initializer
-    }
+    return (
+        model,
+        graph,
+        {
+            tensor.name.removesuffix('_half'): torch.from_numpy(
+                numpy_helper.to_array(tensor).astype(np.float32)
+            )
+            for tensor in graph.graph.initializer
+        },
+    )
 
 
-def unfolded(net: nn.Module, weights: Mapping[str, Tensor], pictures: Tensor) -> None:
+def unfolded(net: nn.Module, weights: Mapping[str, Tensor], pictures: Tensor) -> list[str]:
     """Fill `net` in place with the weights of its folded form; batch norms measured on `pictures`.
 
     With out = w'x + b' the folded convolution and m, v the mean and variance of each channel of it
     over `pictures` (uint8 [B, h, w, 3]): the convolution gets w' without b', the norm's running
     mean m - b', running variance v, scale sqrt(v + eps) and shift m, which gives out again.
-    Raises StartError where `weights` lacks a tensor of the folded network, or it has another shape.
+    What `weights` lacks, or has in another shape, stays as it is. Returns the names of it; raises
+    StartError where the backbone is among them.
     """
     plain = folded(net)
     state = {
@@ -70,11 +76,7 @@ def unfolded(net: nn.Module, weights: Mapping[str, Tensor], pictures: Tensor) ->
         if name in weights and weights[name].shape == value.shape
     }
     lacking = [name for name, _ in plain.named_parameters() if name not in state]
-    if lacking:
-        raise StartError(
-            f'has no fitting {lacking[0]} (and {len(lacking) - 1} more); '
-            'fine-tuning needs the same backbone and channels'
-        )
+    refuse_other_backbone(lacking)
     plain.load_state_dict(state, strict=False)
     moments = _moments(plain, pictures)
     own = net.state_dict()
@@ -93,22 +95,33 @@ def unfolded(net: nn.Module, weights: Mapping[str, Tensor], pictures: Tensor) ->
             norm.running_var.copy_(variance)  # type: ignore[union-attr]
             norm.weight.data.copy_((variance + norm.eps).sqrt())
             norm.bias.data.copy_(mean)
+    return lacking
 
 
-def codevectors(graph: ModelProto, weights: Mapping[str, Tensor], shape: torch.Size) -> Tensor:
-    """The codebook of a model file, [C, M, D]; StartError where it has none of that shape.
+def refuse_other_backbone(lacking: Sequence[str]) -> None:
+    """StartError where names of tensors that a start lacks are of the backbone."""
+    backbone = [name for name in lacking if 'backbone.' in name]
+    if backbone:
+        raise StartError(
+            f'has no fitting {backbone[0]} (and {len(backbone) - 1} more); '
+            'fine-tuning needs the same backbone'
+        )
 
-    It is the one convolution with C * M outputs of D inputs; the exporter gives it no name.
+
+def codevectors(
+    model: ModelFile, graph: ModelProto, weights: Mapping[str, Tensor], dimension: int
+) -> dict[str, Tensor]:
+    """The codevectors of each class of a model file, unit vectors [M, D], by its name.
+
+    They are the one convolution with C * M outputs of D = `dimension` inputs; the exporter gives it
+    no name. Empty where there is none.
     """
-    classes, codes, dimension = shape
+    classes, codes = model.info.classes, model.info.codevectors_per_class or 0
     for node in graph.graph.node:
         kernel = weights.get(node.input[1]) if node.op_type == 'Conv' else None
-        if kernel is not None and kernel.shape == (classes * codes, dimension, 1, 1):
-            return kernel.view(shape)
-    raise StartError(
-        f'has no codebook of {classes} classes with {codes} codevectors of {dimension}; '
-        'fine-tuning needs the same classes, codevectors and dimension'
-    )
+        if kernel is not None and kernel.shape == (len(classes) * codes, dimension, 1, 1):
+            return dict(zip(classes, kernel.view(len(classes), codes, dimension), strict=True))
+    return {}
 
 
 def _norms(net: nn.Module) -> dict[str, nn.BatchNorm2d]:

@@ -25,7 +25,7 @@ from training import export, parity
 from training.data.street import CAMVID_CLASSES
 from training.methods.codebook.task import Config
 from training.train import ConfigError, config_from, read_config, train, write_config
-from training.warm_start import model_file_weights
+from training.warm_start import codevectors, model_file_weights
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
 from vq_anomaly_ros.images import Frame
@@ -192,12 +192,29 @@ def test_fine_tuning_begins_with_the_weights_of_a_model_file(
     config = dataclasses.replace(SMALL, start_from=str(exported), learning_rate=0.0)
     train(config, data, tmp_path / 'tuned', progress=False)
     _, net = export.load_run(tmp_path / 'tuned')
-    weights = model_file_weights(exported)[1]
+    model, graph, weights = model_file_weights(exported)
     own = net.state_dict()['features.project.weight']
     torch.testing.assert_close(own, weights['features.project.weight'])
-    other = dataclasses.replace(config, codevectors=4)
-    with pytest.raises(ConfigError, match='no codebook of 11 classes with 4 codevectors'):
-        train(other, data, tmp_path / 'other', progress=False)
+    codes = codevectors(model, graph, weights, 64)['pole']
+    torch.testing.assert_close(net.codebook[CAMVID_CLASSES.index('pole')], codes)
+
+
+def test_fine_tuning_can_add_a_class(
+    data: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The data's own class list has eleven; the twelfth starts anew, the others do not."""
+    classes = ('deer', *CAMVID_CLASSES)
+    config = dataclasses.replace(
+        SMALL, start_from=str(exported), learning_rate=0.0, classes=classes, name='deer'
+    )
+    train(config, data, tmp_path / 'run', progress=False)
+    assert 'starts anew: codevectors of deer' in capsys.readouterr().err
+    model, graph, weights = model_file_weights(exported)
+    _, net = export.load_run(tmp_path / 'run')
+    codes = codevectors(model, graph, weights, 64)['car']
+    torch.testing.assert_close(net.codebook[classes.index('car')], codes)
+    grown = export.export(tmp_path / 'run', tmp_path / 'deer.onnx', data)
+    assert grown.info.classes == classes and len(grown.info.palette) == 12
 
 
 def test_averaged_weights_are_what_a_run_leaves(data: Path, tmp_path: Path) -> None:
@@ -220,7 +237,6 @@ def test_fine_tuning_from_what_does_not_fit_is_refused(
         ({'start_from': str(tmp_path / 'none.ckpt')}, 'cannot be read as a checkpoint'),
         ({'start_from': str(tmp_path / 'broken.ckpt')}, 'cannot be read as a checkpoint'),
         ({'start_from': str(tmp_path / 'none.onnx')}, 'none.onnx'),
-        ({'start_from': str(run / 'last.ckpt'), 'channels': 32}, 'needs the same backbone'),
     ):
         config = dataclasses.replace(SMALL, **changes)  # type: ignore[arg-type]
         with pytest.raises(ConfigError, match=said):

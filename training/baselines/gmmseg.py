@@ -109,7 +109,7 @@ class GmmHead(Head):
     def __init__(
         self,
         classes: int,
-        channels: int = 96,
+        channels: int = 48,
         dimension: int = 64,
         components: int = 5,
         memory: int = 32_000,

@@ -48,7 +48,7 @@ LOGIT_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
 class LinearHead(Head):
     """A 1x1 convolution to class logits, trained with weighted cross-entropy."""
 
-    def __init__(self, classes: int, channels: int = 96) -> None:
+    def __init__(self, classes: int, channels: int = 48) -> None:
         super().__init__()
         self.project = nn.Conv2d(channels, classes, 1)
 
@@ -63,5 +63,7 @@ class LinearHead(Head):
 class LinearNet(BaselineNet):
     """The codebook's encoder with a linear head; its class scores are the logits."""
 
-    def __init__(self, classes: int, channels: int = 96, pretrained: bool = True) -> None:
-        super().__init__(LinearHead(classes, channels), channels, pretrained)
+    def __init__(
+        self, classes: int, channels: int = 96, fine: int = 48, pretrained: bool = True
+    ) -> None:
+        super().__init__(LinearHead(classes, fine), channels, fine, pretrained)

@@ -24,12 +24,12 @@ from training.train import write_config
 # 80,000 steps or more; here they would still hold what the encoder gave at the start.
 _MEMORY = 1000
 HEADS: dict[str, Callable[[Config], Head]] = {
-    'linear head': lambda config: LinearHead(len(config.classes), config.channels),
+    'linear head': lambda config: LinearHead(len(config.classes), config.fine_channels),
     'GMMSeg': lambda config: GmmHead(
-        len(config.classes), config.channels, config.dimension, memory=_MEMORY
+        len(config.classes), config.fine_channels, config.dimension, memory=_MEMORY
     ),
     'ProtoSeg-like': lambda config: ProtoHead(
-        len(config.classes), config.channels, config.dimension
+        len(config.classes), config.fine_channels, config.dimension
     ),
 }
 DENSITY = 'feature density'
@@ -64,7 +64,9 @@ def head_figures(
     config: Config, head: Callable[[Config], Head], data: Path, pasted: Path
 ) -> Figures:
     """Train a head and judge it."""
-    net = fit(config, data, lambda: BaselineNet(head(config), config.channels))
+    net = fit(
+        config, data, lambda: BaselineNet(head(config), config.channels, config.fine_channels)
+    )
     size = config.input_size
     return {
         'scores': anomaly_figures(pasted, size, lambda picture: net.judge(picture).anomaly),

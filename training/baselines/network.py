@@ -38,16 +38,18 @@ class Head(nn.Module):
 
 
 class BaselineNet(nn.Module):
-    """The codebook's encoder up to the fused map at stride 4, then a head of `channels` inputs."""
+    """The codebook's encoder up to the fused map at stride 4, then a head of `fine` inputs."""
 
-    def __init__(self, head: Head, channels: int = 96, pretrained: bool = True) -> None:
+    def __init__(
+        self, head: Head, channels: int = 96, fine: int = 48, pretrained: bool = True
+    ) -> None:
         super().__init__()
         self.backbone = EfficientNetLite0(pretrained)
-        self.fusion = Fusion(self.backbone.channels, channels)
+        self.fusion = Fusion(self.backbone.channels, channels, fine)
         self.head = head
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """uint8 RGB [B, H, W, 3] -> float32 [B, channels, H/4, W/4]."""
+        """uint8 RGB [B, H, W, 3] -> float32 [B, fine, H/4, W/4]."""
         return self.fusion(self.backbone(normalise(pictures, self.backbone))).float()
 
     def judge(self, pictures: Tensor) -> Judged:

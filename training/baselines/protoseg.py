@@ -56,7 +56,7 @@ class ProtoHead(Head):
     def __init__(
         self,
         classes: int,
-        channels: int = 96,
+        channels: int = 48,
         dimension: int = 64,
         prototypes: int = 10,
         momentum: float = 0.999,

@@ -76,7 +76,10 @@ class LinearTask(BaselineTask):
     """The linear head's task."""
 
     def __init__(self, config: Config, pretrained: bool = True) -> None:
-        super().__init__(config, LinearNet(len(config.classes), config.channels, pretrained))
+        super().__init__(
+            config,
+            LinearNet(len(config.classes), config.channels, config.fine_channels, pretrained),
+        )
 
 
 def fit(config: Config, data: Path, make: Callable[[], BaselineNet]) -> BaselineNet:

@@ -29,9 +29,14 @@ def _conv(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class SeparableConv(nn.Sequential):
-    """Depthwise k x k, then pointwise convolution, each with batch norm; ReLU6 behind."""
+    """Depthwise k x k, then pointwise convolution, each with batch norm; ReLU6 behind.
 
-    def __init__(self, channels: int, kernel: int = 3) -> None:
+    `last`: whether there is one behind the pointwise convolution, too.
+    """
+
+    def __init__(
+        self, channels: int, kernel: int = 3, outputs: int | None = None, last: bool = True
+    ) -> None:
         depthwise = nn.Conv2d(
             channels, channels, kernel, padding=kernel // 2, groups=channels, bias=False
         )
@@ -39,23 +44,36 @@ class SeparableConv(nn.Sequential):
             FullPrecision(depthwise) if kernel > 3 else depthwise,
             nn.BatchNorm2d(channels),
             nn.ReLU6(),
-            nn.Conv2d(channels, channels, 1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU6(),
+            *_conv(channels, outputs or channels),
+            *([nn.ReLU6()] if last else []),
         )
 
 
 class Fusion(nn.Module):
-    """Feature pyramid, coarse to fine (Lin et al. 2017): context from stride 32, detail from 4."""
+    """Feature pyramid, coarse to fine (Lin et al. 2017): context from the coarsest, detail from 4.
 
-    def __init__(self, inputs: tuple[int, ...], channels: int) -> None:
+    The finest map is by far the largest, so it has fewer channels and one depthwise convolution:
+    with 48 instead of 96 the whole network takes 1.29 instead of 1.40 times its bare backbone
+    (1024x512, OpenVINO f32, two threads).
+    """
+
+    def __init__(self, inputs: tuple[int, ...], channels: int, fine: int) -> None:
         super().__init__()
-        self.lateral = nn.ModuleList([_conv(count, channels) for count in inputs])
+        self.lateral = nn.ModuleList(
+            [_conv(inputs[0], fine)] + [_conv(count, channels) for count in inputs[1:]]
+        )
         self.context = SeparableConv(channels, kernel=7)
-        self.smooth = nn.ModuleList([SeparableConv(channels) for _ in inputs[:-1]])
+        finest = nn.Conv2d(fine, fine, 3, padding=1, groups=fine, bias=False)
+        self.smooth = nn.ModuleList(
+            [
+                nn.Sequential(finest, nn.BatchNorm2d(fine), nn.ReLU6()),
+                SeparableConv(channels, outputs=fine, last=False),
+                *(SeparableConv(channels) for _ in inputs[2:-1]),
+            ]
+        )
 
     def forward(self, maps: tuple[Tensor, ...]) -> Tensor:
-        """Maps at strides 4, 8, 16, 32 -> [B, channels, h, w] at stride 4."""
+        """Maps at strides 4, 8, 16, ... -> [B, fine, h, w] at stride 4."""
         x = self.lateral[-1](maps[-1])
         x = x + self.context(x)
         for level in reversed(range(len(maps) - 1)):
@@ -72,14 +90,28 @@ class UnitFeatures(nn.Module):
         self.project = nn.Conv2d(inputs, dimension, 1)
         self.scale = nn.Parameter(torch.ones(dimension, 1, 1))
         self.shift = nn.Parameter(torch.zeros(dimension, 1, 1))
+        self.centred = False
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, h, w] -> [B, D, h, w] with norm 1 along D; in float32 at any autocast."""
+        x, per_length = self.with_length(x)
+        return x * per_length
+
+    def with_length(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, but the features [B, D, h, w] before and the factor [B, 1, h, w]."""
         x = self.project(x).float()
-        centred = x - x.mean(dim=1, keepdim=True)
-        variance = (centred * centred).mean(dim=1, keepdim=True)
-        x = centred * torch.rsqrt(variance + 1e-5) * self.scale + self.shift
-        return x * torch.rsqrt((x * x).sum(dim=1, keepdim=True) + 1e-12)
+        if not self.centred:
+            x = x - x.mean(dim=1, keepdim=True)
+        variance = (x * x).mean(dim=1, keepdim=True)
+        x = x * torch.rsqrt(variance + 1e-5) * self.scale + self.shift
+        return x, torch.rsqrt((x * x).sum(dim=1, keepdim=True) + 1e-12)
+
+    @torch.no_grad()
+    def centre(self) -> None:
+        """Take the mean over D off the projection's weights instead of off what it gives."""
+        for values in self.project.parameters():
+            values.sub_(values.mean(dim=0, keepdim=True))
+        self.centred = True
 
 
 class CodebookNet(nn.Module):
@@ -94,11 +126,13 @@ class CodebookNet(nn.Module):
         top_k: int = 3,
         temperature: float = 0.07,
         pretrained: bool = True,
+        fine: int = 48,
+        blocks: int = 16,
     ) -> None:
         super().__init__()
-        self.backbone = EfficientNetLite0(pretrained)
-        self.fusion = Fusion(self.backbone.channels, channels)
-        self.features = UnitFeatures(channels, dimension)
+        self.backbone = EfficientNetLite0(pretrained, blocks)
+        self.fusion = Fusion(self.backbone.channels, channels, fine)
+        self.features = UnitFeatures(fine, dimension)
         self.codevectors = nn.Parameter(torch.randn(classes, codevectors, dimension))
         self.top_k = top_k
         self.temperature = temperature
@@ -119,11 +153,21 @@ class CodebookNet(nn.Module):
         return Likelihood(similarity, weighted_top_k(similarity, self.top_k, self.temperature))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The outputs of the model file for uint8 RGB [N, H, W, 3], in the order of `OUTPUTS`."""
-        result = self.likelihood(self.encode(pictures))
-        labels = result.class_scores.argmax(dim=1).to(torch.uint8)
-        codes = nearest_codes(result.similarity).to(torch.int32)
-        return anomaly_score(result.class_scores), labels, result.class_scores, codes
+        """The outputs of the model file for uint8 RGB [N, H, W, 3], in the order of `OUTPUTS`.
+
+        What `likelihood` says of `encode`, in the order that runtimes do fastest: the factor that
+        makes features unit vectors is taken to the K cosines that remain, and the codevectors of
+        all classes stand side by side, m * C + c.
+        """
+        maps = self.backbone(normalise(pictures, self.backbone))
+        features, per_length = self.features.with_length(self.fusion(maps))
+        similarity = cosines(features, self.codebook.transpose(0, 1))  # [B, M, C, h, w]
+        scores = weighted_top_k(similarity, self.top_k, self.temperature, per_length, dim=1)
+        labels = scores.argmax(dim=1).to(torch.uint8)
+        nearest = nearest_codes(similarity)
+        classes, codes = self.codevectors.shape[:2]
+        codes_ = (nearest % classes) * codes + nearest // classes
+        return anomaly_score(scores), labels, scores, codes_.to(torch.int32)
 
 
 OUTPUTS = ('score', 'labels', 'class_scores', 'codes')

@@ -22,16 +22,22 @@ def cosines(features: Tensor, codebook: Tensor) -> Tensor:
     return flat.unflatten(1, (classes, codes))
 
 
-def weighted_top_k(similarity: Tensor, k: int, temperature: float) -> Tensor:
+def weighted_top_k(
+    similarity: Tensor, k: int, temperature: float, factor: Tensor | float = 1.0, dim: int = 2
+) -> Tensor:
     """T1: S_c = sum of w s over the k largest s of class c, w = their softmax at `temperature`.
 
-    [B, C, M, h, w] -> [B, C, h, w] in [-1, 1]. The weights are relative likelihoods within the
-    class, so a position near one codevector is judged by that one, and a position between
-    several by all of them. k = 1 is the nearest codevector alone.
+    [B, C, M, h, w] -> [B, C, h, w] in [-1, 1]; `dim` is where M stands.
+    factor: positive, [B, 1, h, w], turns `similarity` into cosines where it is none yet. The
+    weights are relative likelihoods within the class, so a position near one codevector is
+    judged by that one, and a position between several by all of them. k = 1 is the nearest
+    codevector alone.
     """
-    nearest = similarity.topk(min(k, similarity.shape[2]), dim=2).values
-    weights = torch.softmax(nearest / temperature, dim=2)
-    return (weights * nearest).sum(dim=2)
+    nearest = similarity.topk(min(k, similarity.shape[dim]), dim=dim).values
+    if isinstance(factor, Tensor):
+        nearest = nearest * factor.unsqueeze(1)
+    weights = torch.softmax(nearest / temperature, dim=dim)
+    return (weights * nearest).sum(dim=dim)
 
 
 def shared_top_k(similarity: Tensor, k: int, temperature: float) -> Tensor:
@@ -79,6 +85,13 @@ def anomaly_score(class_scores: Tensor) -> Tensor:
     Clamped, because the norm of a unit vector in float32 can exceed 1 by its last digit.
     """
     return -class_scores.amax(dim=1).clamp(-1.0, 1.0)
+
+
+def smoothed(anomaly: Tensor, side: int) -> Tensor:
+    """Mean over side x side positions (odd), those outside of the map left out: [B, h, w]."""
+    return F.avg_pool2d(
+        anomaly.unsqueeze(1), side, stride=1, padding=side // 2, count_include_pad=False
+    ).squeeze(1)
 
 
 def nearest_codes(similarity: Tensor) -> Tensor:

@@ -94,7 +94,9 @@ class Config:
 
     codevectors: int = 10
     dimension: int = 64
-    channels: int = 96
+    channels: int = 96  # of the fused maps at strides 8 and more
+    fine_channels: int = 48  # of that at stride 4
+    blocks: int = 16  # of EfficientNet-lite0; 11 end at stride 16
     top_k: int = 3
     temperature: float = 0.07
 
@@ -278,6 +280,8 @@ class CodebookTask(lightning.LightningModule):
             config.top_k,
             config.temperature,
             pretrained,
+            config.fine_channels,
+            config.blocks,
         )
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net.backbone.freeze(config.frozen_blocks)
