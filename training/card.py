@@ -35,6 +35,9 @@ def card(model: ModelFile, rows: Sequence[dict[str, Any]], notes: str) -> str:
         f'{found["labels_equal"]:.3%} of the labels equal'
         for name, found in info.parity.items()
     )
+    use = info.codebook_usage
+    usage = f'{use["unused"]} unused codevectors; perplexity ' if use else 'not measured'
+    usage += ', '.join(f'{name} {value:.1f}' for name, value in use.get('perplexity', {}).items())
     return f"""# {info.name}
 
 Made by `python -m training.card`; do not edit.
@@ -45,6 +48,7 @@ Made by `python -m training.card`; do not edit.
 | classes | {', '.join(info.classes)} |
 | input | {width}x{height} RGB, uint8; frames are stretched to it |
 | score | {info.score_kind}; map at 1/{info.stride} of the input |
+| codebook over the training pictures | {usage} |
 | training data | {', '.join(info.training_data)} |
 | outlier data | {', '.join(info.outlier_data) or 'none'} |
 | calibration | {calibration} |

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from training import parity
 from training.data.street import Example
 from training.graph import ExportError, folded, to_onnx, with_half_weights
 from training.methods.codebook.model import OUTPUTS, CodebookNet
-from training.methods.codebook.task import CodebookTask, Config, read_examples
+from training.methods.codebook.task import CodebookTask, Config, read_examples, usage
 from training.train import read_config
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.calibration import Calibration
@@ -36,10 +36,12 @@ from vq_anomaly_ros.detection.engines import EngineError, open_engine
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelInfo
 
 _PARITY_PICTURES = 24
-_TERMS = (
-    'Research and non-commercial use: the weights were trained on CamVid (CC BY-NC, via the SegNet '
-    'copy) and on cut-outs of COCO instances (CC BY 4.0), and inherit their terms.'
-)
+# Terms of the data that weights inherit, by the first part of a data set's name.
+_TERMS = {
+    'camvid': 'CamVid (CC BY-NC, via the SegNet copy)',
+    'idd_lite': 'IDD-Lite (research use)',
+    'cityscapes': 'Cityscapes (non-commercial)',
+}
 
 
 def load_run(run: Path) -> tuple[Config, CodebookNet]:
@@ -65,9 +67,15 @@ def load_task(run: Path) -> CodebookTask:
 
 def describe(config: Config) -> ModelInfo:
     """The metadata of a codebook model, still without calibration, parity and hash."""
-    outliers = (['void labels'] if config.void_labels else []) + (
-        ['pasted objects'] if config.outlier_objects else []
-    )
+    outliers = [
+        name
+        for name, used in (
+            ('void labels', config.void_labels or config.void_soft_weight),
+            ('pasted objects', config.outlier_objects),
+            ('noise textures', config.outlier_objects and config.outlier_textures),
+        )
+        if used
+    ]
     data = [*config.datasets] + (['sample drive'] if config.sample_drive_pictures else [])
     height, width = config.input_size
     return ModelInfo(
@@ -83,11 +91,23 @@ def describe(config: Config) -> ModelInfo:
         calibration=None,
         training_data=tuple(data),
         outlier_data=tuple(outliers),
-        terms=_TERMS,
+        terms=terms(config),
         commit=_commit(),
         weights_sha256='0' * 64,
         parity={},
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+    )
+
+
+def terms(config: Config) -> str:
+    """What the weights of a run inherit from the data that they were trained on."""
+    data = dict.fromkeys(name.split('/')[0] for name in config.datasets)
+    known = [_TERMS.get(name, f'{name} (see its own terms)') for name in data]
+    if config.outlier_objects:
+        known.append('cut-outs of COCO instances (CC BY 4.0)')
+    return (
+        f'Research and non-commercial use: the weights were trained on {", ".join(known)}, and '
+        'inherit their terms.'
     )
 
 
@@ -137,18 +157,42 @@ def run_network(net: nn.Module, pictures: NDArray[np.uint8]) -> dict[str, NDArra
     }
 
 
-def normal_scores(model: ModelFile, examples: Sequence[Example]) -> Iterator[NDArray[np.float32]]:
-    """Raw scores of the labelled positions of each example, at the score map's size."""
-    engine = open_engine(model, 'openvino', ['score'])
+@dataclass
+class CodeCounts:
+    """How many labelled positions each codevector of each class is nearest to, int64 [C, M]."""
+
+    counts: NDArray[np.int64]
+
+    def add(self, codes: NDArray[np.int32]) -> None:
+        """Count indices c * M + m of any shape."""
+        found = np.bincount(codes.ravel(), minlength=self.counts.size)
+        self.counts += found.reshape(self.counts.shape)
+
+    def usage(self, classes: Sequence[str]) -> dict[str, Any]:
+        """`ModelInfo.codebook_usage`; empty where nothing was counted."""
+        if not self.counts.any():
+            return {}
+        unused, perplexity = usage(torch.from_numpy(self.counts))
+        found = zip(classes, perplexity.tolist(), strict=True)
+        return {'unused': unused, 'perplexity': {name: round(value, 2) for name, value in found}}
+
+
+def normal_scores(
+    model: ModelFile, examples: Sequence[Example], codes: CodeCounts
+) -> Iterator[NDArray[np.float32]]:
+    """Raw scores of the labelled positions of each example, at the map's size; counts `codes`."""
+    engine = open_engine(model, 'openvino', ['score', 'codes'])
     rows, columns = model.info.map_size
     try:
         for example in track(examples, description='calibrating'):
             engine.input_buffer(1)[0] = stretched(example, model.info.input_size)
-            score = engine.infer(1)['score'][0]
+            found = engine.infer(1)
             labels = cv2.resize(
                 example.labels, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT
             )
-            yield score[labels < len(model.info.classes)]
+            known = labels < len(model.info.classes)
+            codes.add(found['codes'][0][known])
+            yield found['score'][0][known]
     finally:
         engine.close()
 
@@ -164,13 +208,19 @@ def export(run: Path, out: Path, data: Path) -> ModelFile:
     with tempfile.TemporaryDirectory() as folder:
         draft = model_file.write(graph, describe(config), Path(folder) / 'draft.onnx')
         report = parity.check(draft, pictures, lambda batch: run_network(net, batch))
+        codes = CodeCounts(np.zeros((len(config.classes), config.codevectors), np.int64))
         table = Calibration.from_scores(
-            normal_scores(draft, examples),
+            normal_scores(draft, examples, codes),
             source='training set',
             score_range=draft.info.score_range,
             model_sha256=draft.info.weights_sha256,
         )
-    info = replace(describe(config), calibration=table.to_dict(), parity=report)
+    info = replace(
+        describe(config),
+        calibration=table.to_dict(),
+        parity=report,
+        codebook_usage=codes.usage(config.classes),
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     return model_file.write(graph, info, out)
 

@@ -335,6 +335,23 @@ def test_an_export_is_a_model_file_that_the_detector_runs(exported: Path) -> Non
     assert detection.labels is not None and detection.labels.max() < 11
 
 
+def test_the_use_of_the_codebook_is_in_the_model_file(exported: Path) -> None:
+    """Perplexity lies between 1 and the codevectors a class; a class without positions has 1."""
+    info = model_file.read(exported).info
+    assert set(info.codebook_usage['perplexity']) == set(info.classes)
+    assert all(1.0 <= value <= 3.0 for value in info.codebook_usage['perplexity'].values())
+    assert 0 <= info.codebook_usage['unused'] < 33
+
+
+def test_terms_name_the_data_and_outlier_data_what_is_none_of_the_classes() -> None:
+    config = dataclasses.replace(SMALL, datasets=('idd_lite/train', 'my_town/train'))
+    info = export.describe(config)
+    assert 'IDD-Lite (research use), my_town (see its own terms), cut-outs' in info.terms
+    assert info.outlier_data == ('void labels', 'pasted objects')
+    none = dataclasses.replace(config, outlier_objects='', void_labels=False, outlier_textures=0.1)
+    assert export.describe(none).outlier_data == () and 'COCO' not in export.describe(none).terms
+
+
 def test_most_weights_are_stored_as_half_precision(exported: Path) -> None:
     model = onnx.load(exported)
     values = {t.data_type: 0 for t in model.graph.initializer}

@@ -28,7 +28,9 @@ class ModelInfo:
     palette: RGB, one a class; input_size: (h, w) pixels; stride: input size / score map size;
     score_range: lowest and highest possible raw score; codevectors_per_class: 0 where there is no
     codebook; calibration: `Calibration.to_dict()` of the training set; parity: the report of the
-    export; created: ISO date. weights_sha256 is filled by `write`.
+    export; created: ISO date. weights_sha256 is filled by `write`. codebook_usage: over the training
+    pictures, {'unused': codevectors that no position is nearest to, 'perplexity': {class: exp of the
+    entropy of its codevectors' shares}}; empty where it was not measured.
     """
 
     name: str
@@ -48,6 +50,7 @@ class ModelInfo:
     weights_sha256: str
     parity: dict[str, Any]
     created: str
+    codebook_usage: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def map_size(self) -> tuple[int, int]:
@@ -81,6 +84,8 @@ def from_dict(fields: dict[str, Any], path: Path) -> ModelInfo:
         )
     values: dict[str, Any] = {}
     for name, (check, expected) in _FIELDS.items():
+        if name not in fields and name in _LATER_FIELDS:
+            continue
         if name not in fields:
             raise ModelFileError(f'{path}: its metadata lacks the field {name!r}; {REMEDY}')
         if not check(fields[name]):
@@ -162,7 +167,10 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     'weights_sha256': (_is_sha256, 'a sha256 of 64 hexadecimal digits'),
     'parity': (lambda value: isinstance(value, dict), 'an object'),
     'created': (_is_text, 'a date'),
+    'codebook_usage': (lambda value: isinstance(value, dict), 'an object'),
 }
+# Fields that files of the same format version may lack: they were exported before there were these.
+_LATER_FIELDS = frozenset({'codebook_usage'})
 
 
 def _check_consistent(values: dict[str, Any], path: Path) -> None:
