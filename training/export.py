@@ -85,7 +85,8 @@ def describe(config: Config) -> ModelInfo:
         palette=config.palette,
         input_size=(int(height), int(width)),
         stride=4,
-        score_kind=f'minus the best weighted top-{config.top_k} cosine to a class',
+        score_kind=f'minus the best weighted top-{config.top_k} cosine to a class'
+        + (f', mean of {config.smooth}x{config.smooth} positions' if config.smooth > 1 else ''),
         score_range=(-1.0, 1.0),
         codevectors_per_class=config.codevectors,
         calibration=None,

@@ -44,6 +44,17 @@ def test_the_forward_pass_is_the_likelihood(net: CodebookNet, pictures: torch.Te
     assert len(codes.unique()) > 3, 'not one codevector for everything'
 
 
+def test_a_smoothed_score_is_the_mean_of_its_window(
+    net: CodebookNet, pictures: torch.Tensor
+) -> None:
+    smooth = copy.deepcopy(net)
+    smooth.smooth = 3
+    with torch.no_grad():
+        plain, found = net(pictures)[0], smooth(pictures)[0]
+    torch.testing.assert_close(found[:, 5, 7], plain[:, 4:7, 6:9].mean(dim=(1, 2)))
+    torch.testing.assert_close(found[:, 0, 0], plain[:, :2, :2].mean(dim=(1, 2)))
+
+
 def test_centred_weights_give_the_same_features(net: CodebookNet, pictures: torch.Tensor) -> None:
     centred = copy.deepcopy(net)
     centred.features.centre()

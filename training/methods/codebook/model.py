@@ -13,6 +13,7 @@ from training.methods.codebook.scores import (
     anomaly_score,
     cosines,
     nearest_codes,
+    smoothed,
     weighted_top_k,
 )
 
@@ -128,7 +129,9 @@ class CodebookNet(nn.Module):
         pretrained: bool = True,
         fine: int = 48,
         blocks: int = 16,
+        smooth: int = 1,
     ) -> None:
+        """`smooth`: side of the window whose mean the anomaly score is (1: none), at stride 4."""
         super().__init__()
         self.backbone = EfficientNetLite0(pretrained, blocks)
         self.fusion = Fusion(self.backbone.channels, channels, fine)
@@ -136,6 +139,7 @@ class CodebookNet(nn.Module):
         self.codevectors = nn.Parameter(torch.randn(classes, codevectors, dimension))
         self.top_k = top_k
         self.temperature = temperature
+        self.smooth = smooth
 
     @property
     def codebook(self) -> Tensor:
@@ -167,7 +171,10 @@ class CodebookNet(nn.Module):
         nearest = nearest_codes(similarity)
         classes, codes = self.codevectors.shape[:2]
         codes_ = (nearest % classes) * codes + nearest // classes
-        return anomaly_score(scores), labels, scores, codes_.to(torch.int32)
+        anomaly = anomaly_score(scores)
+        if self.smooth > 1:
+            anomaly = smoothed(anomaly, self.smooth)
+        return anomaly, labels, scores, codes_.to(torch.int32)
 
 
 OUTPUTS = ('score', 'labels', 'class_scores', 'codes')

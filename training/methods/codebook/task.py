@@ -100,6 +100,8 @@ class Config:
     top_k: int = 3
     temperature: float = 0.07
 
+    smooth: int = 1  # side of the window over whose mean the exported score is smoothed (odd)
+
     restart_until: float = 0.7  # share of the passes after which unused codevectors stay
 
     codebook_update: str = 'gradient'  # or 'average': moving averages of the features
@@ -282,6 +284,7 @@ class CodebookTask(lightning.LightningModule):
             pretrained,
             config.fine_channels,
             config.blocks,
+            config.smooth,
         )
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net.backbone.freeze(config.frozen_blocks)
