@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,8 +19,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.data.folders import FolderError
-from training.export import load_task
-from training.judging import anomaly_figures, class_miou, kept_figures, run_folder, spread
+from training.export import commit, load_task
+from training.judging import (
+    anomaly_figures,
+    class_miou,
+    keep_table,
+    kept_figures,
+    run_folder,
+    spread,
+)
 from training.methods.codebook import scores
 from training.methods.codebook.model import CodebookNet
 from training.methods.codebook.quantisation import Decoder, reconstruction_error
@@ -132,6 +138,7 @@ def judge(run: Path, pasted: Path, validation: Path) -> dict[str, Any]:
         'scores': anomaly_figures(pasted, config.input_size, anomaly_scores),
         'miou': miou,
         'unused codevectors': int((used == 0).sum()),
+        'commit': commit(),
     }
 
 
@@ -191,6 +198,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     add('--out', type=Path, required=True, help='folder of the runs')
     add('--rows', nargs='+', choices=list(ROWS), default=list(ROWS), metavar='NAME', help='of ROWS')
     add('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    add('--json', type=Path, metavar='F', help='write the rows there, too')
+    add('--page', type=Path, metavar='P', help='page whose table between markers is replaced')
     options = parser.parse_args(argv)
     keep_freed_memory()
     rows: list[dict[str, Any]] = []
@@ -199,11 +208,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             for name in options.rows:
                 rows.append(measure(name, seed, options.data, options.pasted, options.out))
                 print(markdown(rows[-1:]).splitlines()[2], flush=True)
+        rows.sort(key=lambda row: list(ROWS).index(row['row']))
+        keep_table(rows, markdown(rows), 'ablation', options.out / 'ablation.json', None)
+        keep_table(rows, markdown(rows), 'ablation', options.json, options.page)
     except (FolderError, OSError, ValueError) as error:
         print(f'training.ablation: {error}', file=sys.stderr)
         return 2
-    rows.sort(key=lambda row: list(ROWS).index(row['row']))
-    (options.out / 'ablation.json').write_text(json.dumps(rows, indent=1) + '\n')
     print(markdown(rows), end='')
     return 0
 

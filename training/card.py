@@ -67,13 +67,14 @@ Per cent; in brackets the 95 % bootstrap interval over images, where the set is 
 """
 
 
-def with_table(page: str, table: str) -> str:
-    """`page` with `table` between its markers; CardError where it has none."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def with_table(page: str, table: str, name: str = 'benchmark') -> str:
+    """`page` with `table` between the markers of that name; CardError where it has none."""
+    opening, closing = f'<!-- {name} -->', f'<!-- /{name} -->'
+    before, begin, rest = page.partition(opening)
+    _, end, after = rest.partition(closing)
     if not begin or not end:
-        raise CardError(f'the page has no {BEGIN} … {END}; put both where the table belongs')
-    return f'{before}{BEGIN}\n{table}\n{END}{after}'
+        raise CardError(f'the page has no {opening} … {closing}; put both where the table belongs')
+    return f'{before}{opening}\n{table}\n{closing}{after}'
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -93,7 +93,7 @@ def describe(config: Config) -> ModelInfo:
         training_data=tuple(data),
         outlier_data=tuple(outliers),
         terms=terms(config),
-        commit=_commit(),
+        commit=commit(),
         weights_sha256='0' * 64,
         parity={},
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -112,7 +112,7 @@ def terms(config: Config) -> str:
     )
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit that the exporter ran from, with '+' behind where files were changed."""
     folder = Path(__file__).parent
     try:

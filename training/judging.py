@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.card import with_table
 from training.data.folders import (
     class_table,
     load_anomaly_labels,
@@ -97,6 +98,19 @@ def kept_figures(run: Path, make: Callable[[], Figures]) -> Figures:
         write_text(kept, json.dumps(make(), indent=1) + '\n')
     figures: Figures = json.loads(kept.read_text())
     return figures
+
+
+def keep_table(
+    rows: Sequence[Figures], table: str, name: str, rows_file: Path | None, page: Path | None
+) -> None:
+    """Write rows as JSON and put their table between the markers `name` of a page, where asked.
+
+    Raises CardError where the page has no such markers, OutputError where it cannot be written.
+    """
+    if rows_file is not None:
+        write_text(rows_file, json.dumps(rows, indent=1) + '\n')
+    if page is not None:
+        write_text(page, with_table(page.read_text(), table, name))
 
 
 def run_folder(runs: Path, name: str, seed: int) -> Path:

@@ -16,6 +16,7 @@ from training.baselines.linear import LinearHead
 from training.baselines.network import BaselineNet, Head
 from training.baselines.protoseg import ProtoHead
 from training.baselines.task import fit
+from training.export import commit
 from training.judging import Figures, anomaly_figures, class_miou, kept_figures, run_folder, spread
 from training.methods.codebook.task import Config, read_examples
 from training.train import write_config
@@ -72,6 +73,7 @@ def head_figures(
         'scores': anomaly_figures(pasted, size, lambda picture: net.judge(picture).anomaly),
         'miou': class_miou(data / 'camvid/val', config.classes, size, net),
         'outliers': OUTLIERS,
+        'commit': commit(),
     }
 
 
@@ -89,6 +91,7 @@ def density_figures(config: Config, data: Path, pasted: Path) -> Figures:
         'scores': anomaly_figures(pasted, config.input_size, scores),
         'miou': None,
         'outliers': OUTLIERS,
+        'commit': commit(),
     }
 
 
