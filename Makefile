@@ -29,6 +29,8 @@ help:
 	@echo 'make build   colcon build, for ros2 run and ros2 launch'
 	@echo 'make test    lint and the whole test suite'
 	@echo 'make lint    ruff, mypy, import-linter'
+	@echo 'make setup   what the node and the replay need, into $(VENV); the others do it first'
+	@echo 'make pictures  those of README and docs; MOTORWAY=a video of a motorway drive'
 	@echo 'make clean   remove $(OUT) and $(VENV)'
 
 demo: setup
@@ -51,7 +53,7 @@ setup: $(VENV)/.runtime
 setup-development: $(VENV)/.development
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' || { \
+	@$(PYTHON) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo 'make: $(PYTHON) is too old or lacks venv: apt install python3-venv (Python >= 3.11)'; \
 	  exit 1; }
 	$(PYTHON) -m venv $(VENV_OPTIONS) $(VENV)
@@ -74,6 +76,8 @@ $(VENV)/.development: requirements/training.txt requirements/development.txt $(V
 # The pictures of the README; MOTORWAY is a video of a motorway drive.
 pictures: demo
 	$(BIN)/python -m vq_anomaly_ros.replay.still $(OUT)/demo/drive docs/pictures/sample_drive.jpg --frame 46
+	$(BIN)/python -m training.atlas --model street --sample-drive --patch 96 --nearest 3 --out $(OUT)/atlas
+	cp $(OUT)/atlas/atlas.jpg docs/pictures/codebook.jpg
 	$(BIN)/python -m vq_anomaly_ros.replay.images_to_bag $(MOTORWAY) $(OUT)/motorway --rate 25 --overwrite
 	$(BIN)/python -m vq_anomaly_ros.replay.still $(OUT)/motorway docs/pictures/motorway.jpg --frame 120
 

@@ -24,8 +24,9 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from vq_anomaly_ros.rviz_config import rviz_config
+from vq_anomaly_ros.rviz_config import absolute_remapping, parameters_of, rviz_config
 
+NODE = 'anomaly_detector'
 CONFIG = Path(__file__).resolve().parents[1] / 'config'
 # Fast DDS 2 (Humble, Jazzy) and Fast DDS 3 (Kilted and later) read different names.
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
@@ -81,12 +82,13 @@ def _argument(name: str, default: str, description: str) -> DeclareLaunchArgumen
 def _nodes(context: LaunchContext) -> list[Any]:
     """Make the nodes from the values of the arguments."""
     use_sim_time = _value(context, 'use_sim_time') == 'true'
+    namespace = _value(context, 'namespace')
     remappings = [_remapping(text) for text in _list(_value(context, 'remap'))]
     detector = Node(
         package='vq_anomaly_ros',
-        executable='anomaly_detector',
-        name='anomaly_detector',
-        namespace=_value(context, 'namespace'),
+        executable=NODE,
+        name=NODE,
+        namespace=namespace,
         output='screen',
         parameters=[
             _value(context, 'params_file'),
@@ -106,7 +108,8 @@ def _nodes(context: LaunchContext) -> list[Any]:
         name='rviz2',
         output='screen',
         arguments=['-d', str(config)],
-        remappings=remappings,
+        # It is in no namespace: what is relative in the detector's would mean other topics.
+        remappings=[absolute_remapping(rule, namespace, NODE) for rule in remappings],
         parameters=[{'use_sim_time': use_sim_time}],
     )
 
@@ -119,28 +122,25 @@ def _nodes(context: LaunchContext) -> list[Any]:
 
 def _rviz_file(context: LaunchContext) -> Path:
     """Write rviz2's configuration for the cameras of this launch to a temporary file."""
-    from_file = _file_parameters(Path(_value(context, 'params_file')))
+    namespace = _value(context, 'namespace')
+    from_file = _file_parameters(Path(_value(context, 'params_file')), namespace)
     cameras = _list(_value(context, 'cameras')) or from_file.get('cameras', ['/front'])
     topic = from_file.get('image_topic', 'image_raw')
-    namespace = _value(context, 'namespace')
-    text = rviz_config(CONFIG / 'detector.rviz', cameras, topic, namespace)
+    transport = _value(context, 'transport') or from_file.get('transport', 'raw')
+    text = rviz_config(CONFIG / 'detector.rviz', cameras, topic, transport, namespace)
     handle, name = tempfile.mkstemp(prefix='detector.', suffix='.rviz')
     with os.fdopen(handle, 'w', encoding='utf-8') as file:
         file.write(text)
     return Path(name)
 
 
-def _file_parameters(path: Path) -> dict[str, Any]:
+def _file_parameters(path: Path, namespace: str) -> dict[str, Any]:
     """Return the parameters of the detector in a parameter file; none if it cannot be read."""
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
-        nodes = {name: part.get('ros__parameters', {}) for name, part in content.items()}
-    except (OSError, yaml.YAMLError, AttributeError):
+    except (OSError, ValueError, yaml.YAMLError):
         return {}  # the node will say what is wrong with it
-    found: dict[str, Any] = {}
-    for name in ('/**', 'anomaly_detector', '/anomaly_detector'):
-        found.update(nodes.get(name) or {})
-    return found
+    return parameters_of(content, namespace, NODE)
 
 
 def _overrides(context: LaunchContext) -> dict[str, Any]:
@@ -151,7 +151,10 @@ def _overrides(context: LaunchContext) -> dict[str, Any]:
 
 def _typed(name: str, text: str) -> Any:
     if name == 'target_fpr':
-        return float(text)
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError(f'{name}:={text!r} is no number; write {name}:=0.001') from None
     if name == 'cameras':
         return _list(text)
     # Plain text would be read as YAML: a model called 'on' or '007' would lose its name.

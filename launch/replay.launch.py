@@ -5,6 +5,8 @@ ros2 launch vq_anomaly_ros replay.launch.py bag:=drive rate:=1.0
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from vq_anomaly_ros.replay.drive_cameras import drive_cameras
-
+PACKAGE = 'vq_anomaly_ros'
 DETECTOR = Path(__file__).resolve().parent / 'detector.launch.py'
 # Handed on to detector.launch.py as they are.
 HANDED_ON = {
@@ -71,32 +72,53 @@ def _actions(context: LaunchContext) -> list[Any]:
     """Make detector and player from the values of the arguments."""
     bag = Path(_value(context, 'bag'))
     given = {name: _value(context, name) for name in (*HANDED_ON, 'rviz', 'cameras', 'transport')}
+    drive = _drive(bag, look_for_cameras=not given['cameras'])
     if not given['cameras']:
-        found = drive_cameras(bag)
-        given['cameras'] = _text(found.namespaces)
-        given['transport'] = given['transport'] or found.transport
-        given['remap'] = _text(f'{old}:={new}' for old, new in found.remappings)
+        given['cameras'] = _text(drive['cameras'])
+        given['transport'] = given['transport'] or drive['transport']
+        given['remap'] = _text(drive['remap'])
     detector = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(DETECTOR)),
         launch_arguments={**given, 'use_sim_time': 'true'}.items(),
     )
-    player = _player(context, bag)
-    actions = [detector, TimerAction(period=float(_value(context, 'delay')), actions=[player])]
+    player = _player(context, bag, drive['topics'])
+    actions = [detector, TimerAction(period=_seconds(context, 'delay'), actions=[player])]
     if _value(context, 'keep') != 'true':
         end = EmitEvent(event=Shutdown(reason=f'{bag} was played to its end'))
         actions.append(RegisterEventHandler(OnProcessExit(target_action=player, on_exit=[end])))
     return actions
 
 
-def _player(context: LaunchContext, bag: Path) -> Any:
+def _drive(bag: Path, look_for_cameras: bool) -> dict[str, Any]:
+    """Ask the installed command drive_cameras about a bag.
+
+    A launch file runs in the Python of ROS; what reads bags is in the Python that the package was
+    built with, and an installed command names that one in its first line.
+    """
+    program = Path(get_package_prefix(PACKAGE)) / 'lib' / PACKAGE / 'drive_cameras'
+    options = ['--json', *([] if look_for_cameras else ['--topics-only'])]
+    try:
+        done = subprocess.run(
+            [str(program), str(bag), *options], capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise RuntimeError(
+            f'{program}: cannot be run ({error.strerror}); build the package again: make build'
+        ) from error
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip())
+    return dict(json.loads(done.stdout))
+
+
+def _player(context: LaunchContext, bag: Path, topics: list[str]) -> Any:
     """`ros2 bag play` where rosbag2 is installed, else the player of this package."""
     loop = ['--loop'] if _value(context, 'loop') == 'true' else []
-    options = ['--clock', '--rate', _value(context, 'rate'), *loop]
+    options = ['--clock', '--rate', _value(context, 'rate'), *loop, '--topics', *topics]
     try:
         get_package_prefix('ros2bag')
     except PackageNotFoundError:
         return Node(
-            package='vq_anomaly_ros',
+            package=PACKAGE,
             executable='play_bag',
             output='screen',
             arguments=[str(bag), *options],
@@ -116,6 +138,14 @@ def _text(values: Any) -> str:
     """Write a list as detector.launch.py reads it; '' for an empty one."""
     quoted = [f"'{value}'" for value in values]
     return f'[{",".join(quoted)}]' if quoted else ''
+
+
+def _seconds(context: LaunchContext, name: str) -> float:
+    text = _value(context, name)
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f'{name}:={text!r} is no number of seconds; write {name}:=5.0') from None
 
 
 def _value(context: LaunchContext, name: str) -> str:

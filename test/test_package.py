@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -15,8 +18,8 @@ PARTS = (
     'models', 'LICENSE',
 )  # fmt: skip
 EXECUTABLES = {
-    'anomaly_detector', 'evaluate_bag', 'images_to_bag', 'measure_transport', 'play_bag',
-    'record_bag', 'sample_drive',
+    'anomaly_detector', 'drive_cameras', 'evaluate_bag', 'images_to_bag', 'measure_transport',
+    'play_bag', 'record_bag', 'sample_drive',
 }  # fmt: skip
 
 
@@ -57,7 +60,8 @@ def test_launch_files_settings_models_and_templates_are_installed(installed: Pat
 
 
 @pytest.mark.parametrize(
-    'name', ['evaluate_bag', 'images_to_bag', 'measure_transport', 'sample_drive']
+    'name',
+    ['drive_cameras', 'evaluate_bag', 'images_to_bag', 'measure_transport', 'sample_drive'],
 )
 def test_an_installed_command_tells_its_use(installed: Path, name: str) -> None:
     script = (
@@ -67,3 +71,74 @@ def test_an_installed_command_tells_its_use(installed: Path, name: str) -> None:
     done = subprocess.run(['bash', '-c', script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert 'usage:' in done.stdout
+
+
+# Modules of Debian's and pip's packages, as rosdep calls those; the others are ROS packages.
+ROSDEP_KEYS = {
+    'cv2': 'python3-opencv', 'jinja2': 'python3-jinja2', 'numpy': 'python3-numpy',
+    'onnxruntime': 'python3-onnxruntime-pip', 'rich': 'python3-rich',
+    'rosbags': 'python3-rosbags-pip', 'yaml': 'python3-yaml',
+}  # fmt: skip
+WITHOUT_KEY = {'onnx', 'openvino', 'rerun'}
+# Not imported: services of a lifecycle node, the middleware that the profile is for, vision_msgs
+# that is looked for by name, what `ros2 launch` runs, what rviz2 reads compressed images by.
+STARTED = {
+    'compressed_image_transport', 'lifecycle_msgs', 'rmw_fastrtps_cpp', 'ros2launch', 'rviz2',
+    'vision_msgs',
+}  # fmt: skip
+
+
+def imported(*folders: str) -> set[str]:
+    """Top-level modules that the code of some folders imports, wherever in it."""
+    found = set()
+    for path in (path for folder in folders for path in (ROOT / folder).rglob('*.py')):
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition('.')[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.add(str(node.module).partition('.')[0])
+    return found - set(sys.stdlib_module_names) - {'vq_anomaly_ros'}
+
+
+def test_package_xml_names_all_that_is_imported_or_started() -> None:
+    package = ET.parse(ROOT / 'package.xml').getroot()  # noqa: S314  our own
+    declared = {element.text for element in package.iter('exec_depend')}
+    modules = imported('vq_anomaly_ros', 'launch') - WITHOUT_KEY
+    assert declared == {ROSDEP_KEYS.get(module, module) for module in modules} | STARTED
+    for_tests = {element.text for element in package.iter('test_depend')}
+    assert for_tests == {'launch_testing', 'python3-pytest'}
+
+
+# A Python that says it is 3.10, and is none further on.
+OLD_PYTHON = """#!/bin/sh
+[ "$1" = -c ] || exit 99
+exec {python} -c 'import sys; sys.version_info = (3, 10, 12); exec(sys.argv[1])' "$2"
+"""
+
+
+def make(*words: str) -> subprocess.CompletedProcess[str]:
+    if shutil.which('make') is None:
+        pytest.skip('make is not installed')
+    command = ['make', '--no-print-directory', *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def test_make_refuses_a_python_that_the_constraints_refuse(tmp_path: Path) -> None:
+    old = tmp_path / 'python3.10'
+    old.write_text(OLD_PYTHON.format(python=sys.executable))
+    old.chmod(0o755)
+    venv = tmp_path / 'venv'
+    done = make(f'PYTHON={old}', f'VENV={venv}', f'{venv}/bin/python')
+    assert done.returncode == 2
+    assert 'is too old or lacks venv' in done.stdout and '(Python >= 3.11)' in done.stdout
+    assert not venv.exists()
+
+
+def test_make_help_names_every_target_that_the_pages_name() -> None:
+    said = make('help').stdout
+    pages = [ROOT / 'README.md', *(ROOT / 'docs').glob('*.md')]
+    text = '\n'.join(page.read_text(encoding='utf-8') for page in pages)
+    named = set(re.findall(r'(?:`|^)make ([a-z]+)', text, re.MULTILINE))
+    assert {'setup', 'demo', 'build'} <= named
+    for target in named:
+        assert f'make {target} ' in said, target

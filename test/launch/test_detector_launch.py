@@ -72,7 +72,7 @@ def test_arguments_become_parameters_that_the_node_accepts(run_launch_file: Run)
         'use_sim_time': True,
     }
     assert node.options['respawn'] is True
-    declared = parameters.resolve(values)
+    declared = parameters.resolve(values, of_ros=['use_sim_time'])
     assert (declared.problems, declared.unknown) == ({}, [])
     model = node.options['parameters'][1]['model']
     assert model.options == {'value_type': str}, 'launch would read 007 as a number'
@@ -148,6 +148,98 @@ def test_rviz_follows_the_parameter_file(run_launch_file: Run, tmp_path: Path) -
         file.write_text(broken)
         launched = run_launch_file('detector.launch.py', rviz='true', params_file=str(file))
         assert shown(rviz_of(launched))[0] == '/front/image_raw'
+
+
+@pytest.mark.parametrize('given_as', ['argument', 'file'])
+def test_rviz_shows_the_compressed_pictures_that_are_published(
+    run_launch_file: Run, tmp_path: Path, given_as: str
+) -> None:
+    file = tmp_path / 'mine.yaml'
+    transport = {'transport': 'compressed'}
+    file.write_text(yaml.safe_dump({'/**': {'ros__parameters': transport}}))
+    given = transport if given_as == 'argument' else {'params_file': str(file)}
+    launched = run_launch_file('detector.launch.py', rviz='true', **given)
+    topics = shown(rviz_of(launched))
+    assert topics[0] == '/front/image_raw/compressed', 'its last part names the transport'
+    assert topics[1] == '/front/anomaly/overlay', 'results are raw'
+
+
+def test_rviz_takes_an_argument_before_the_parameter_file(
+    run_launch_file: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / 'mine.yaml'
+    file.write_text('/**: {ros__parameters: {transport: compressed}}')
+    launched = run_launch_file(
+        'detector.launch.py', rviz='true', params_file=str(file), transport='raw'
+    )
+    assert shown(rviz_of(launched))[0] == '/front/image_raw'
+
+
+FULL_NAMES = {
+    '/robot/anomaly_detector': True,
+    'robot/anomaly_detector': True,
+    '/**/anomaly_detector': True,
+    '/*/anomaly_detector': True,
+    '/robot/*': True,
+    '/**': True,
+    '**': True,
+    'anomaly_detector': False,
+    '/anomaly_detector': False,
+    '/robot': False,
+    '/robot2/anomaly_detector': False,
+    '/*': False,
+}
+
+
+@pytest.mark.parametrize(('key', 'meant'), FULL_NAMES.items())
+def test_rviz_reads_the_parameters_that_the_node_reads(
+    run_launch_file: Run, tmp_path: Path, key: str, meant: bool
+) -> None:
+    file = tmp_path / 'mine.yaml'
+    file.write_text(yaml.safe_dump({key: {'ros__parameters': {'cameras': ['/roof']}}}))
+    launched = run_launch_file(
+        'detector.launch.py', rviz='true', params_file=str(file), namespace='robot'
+    )
+    camera = '/roof' if meant else '/front'
+    assert shown(rviz_of(launched))[0] == f'{camera}/image_raw'
+
+
+@pytest.mark.parametrize(('key', 'meant'), FULL_NAMES.items())
+def test_rcl_reads_a_parameter_file_so(tmp_path: Path, key: str, meant: bool) -> None:
+    """The oracle of the test above."""
+    rclpy = pytest.importorskip('rclpy', reason='ROS is not installed')
+    file = tmp_path / 'mine.yaml'
+    file.write_text(yaml.safe_dump({key: {'ros__parameters': {'cameras': ['/roof']}}}))
+    context = rclpy.Context()
+    rclpy.init(
+        args=['--ros-args', '-r', '__ns:=/robot', '--params-file', str(file)], context=context
+    )
+    try:
+        node = rclpy.create_node('anomaly_detector', context=context)
+        assert ('cameras' in node._parameter_overrides) is meant
+        node.destroy_node()
+    finally:
+        rclpy.shutdown(context=context)
+
+
+def test_remappings_mean_the_same_to_rviz_as_to_the_detector(run_launch_file: Run) -> None:
+    rules = "['front/image_raw:=cam0/image','~/a:=~/b','/c:=d']"
+    launched = run_launch_file(
+        'detector.launch.py', rviz='true', namespace='/robot', remap=rules, cameras="['front']"
+    )
+    detector, rviz, _ = launched.nodes
+    assert detector.options['remappings'][0] == ('front/image_raw', 'cam0/image')
+    assert rviz.options['remappings'] == [
+        ('/robot/front/image_raw', '/robot/cam0/image'),
+        ('/robot/anomaly_detector/a', '/robot/anomaly_detector/b'),
+        ('/c', '/robot/d'),
+    ]
+    assert shown(rviz_of(launched))[0] == '/robot/front/image_raw'
+
+
+def test_a_number_that_is_none_is_named(run_launch_file: Run) -> None:
+    with pytest.raises(ValueError, match=r"^target_fpr:='abc' is no number; write target_fpr:="):
+        run_launch_file('detector.launch.py', target_fpr='abc')
 
 
 def test_every_argument_is_described(run_launch_file: Run) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,10 @@ from diagnostic_msgs.msg import DiagnosticArray
 
 from vq_anomaly_ros.node import transport
 
+ROOT = Path(__file__).resolve().parents[2]
+# Against hanging only: a loaded machine may take its time.
+PATIENCE = 90.0
+SHARED_MEMORY = '/dev/shm/fastrtps_'  # noqa: S108  segments of DDS
 CAMERAS = [f'/camera_{number}' for number in range(4)]
 FRAMES = 40
 PARTS = ('published', 'superseded', 'rejected', 'failed', 'in flight')
@@ -62,4 +70,79 @@ def test_the_measurement_says_what_was_sent_and_received(
     for row in (without, with_profile):  # so small that either way all arrive
         assert (row['sent'], row['received'], row['share']) == (40, 40, 1.0)
         assert 0 < row['latency_p50_ms'] <= row['latency_p99_ms']
+        assert row['cpu'] and row['cores'] == len(os.sched_getaffinity(0))
+        assert row['commit'].startswith(head()[:7])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['rows.json'], 'no scratch is left'
+    assert rows.stat().st_mode & 0o777 == 0o644
     assert '| 2 | no | 40 | 40 |' in capsys.readouterr().out
+
+
+def head() -> str:
+    git = ['git', 'rev-parse', 'HEAD']
+    return subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_measurement_and_both_its_processes(
+    start: Any, tmp_path: Path, number: int
+) -> None:
+    """The signal goes to the parent alone, as `kill` sends it, while images are on their way."""
+    rows = tmp_path / 'rows.json'
+    rows.write_text('of an earlier run')
+    options = ['--cameras', '1', '--seconds', '600', '--width', '64', '--height', '48']
+    program = start('transport', *options, '--json', str(rows))
+    end = time.monotonic() + PATIENCE
+    while len(children := ends_of(program.process.pid)) < 2 or not mapped(children):
+        assert program.process.poll() is None and time.monotonic() < end, program.output
+        time.sleep(0.05)
+    segments = mapped(children)
+    program.signal(number)
+    assert program.wait() == 130, program.output
+    assert 'Traceback' not in program.output
+    assert 'interrupted; both processes have ended, no file was written' in program.output
+    assert not [pid for pid in children if Path(f'/proc/{pid}').exists()]
+    assert not [segment for segment in segments if segment.exists()], 'left in shared memory'
+    assert rows.read_text() == 'of an earlier run'
+
+
+def ends_of(parent: int) -> list[int]:
+    """The processes that a process has started."""
+    children = Path(f'/proc/{parent}/task/{parent}/children')
+    return [int(pid) for pid in children.read_text().split()] if children.exists() else []
+
+
+def mapped(processes: list[int]) -> set[Path]:
+    """The segments of shared memory that all of these processes have of their own."""
+    found = []
+    for pid in processes:
+        try:
+            lines = Path(f'/proc/{pid}/maps').read_text().splitlines()
+        except OSError:
+            return set()
+        names = {line.split()[5] for line in lines if SHARED_MEMORY in line}
+        if not names:
+            return set()
+        found.append({Path(name) for name in names})
+    return set().union(*found)
+
+
+@pytest.mark.parametrize(
+    ('option', 'value', 'word'),
+    [
+        ('--cameras', '0', 'no whole number above 0'),
+        ('--cameras', '1.5', 'no whole number above 0'),
+        ('--seconds', '0', 'no number above 0'),
+        ('--seconds', 'inf', 'up to 3600'),
+        ('--rate', '0', 'no number above 0'),
+        ('--rate', 'nan', 'no number above 0'),
+        ('--width', '-1', 'no whole number above 0'),
+        ('--height', '0', 'no whole number above 0'),
+    ],
+)
+def test_senseless_numbers_are_refused(
+    option: str, value: str, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        transport.main([f'{option}={value}'])
+    assert ended.value.code == 2
+    assert option in (said := capsys.readouterr().err) and word in said

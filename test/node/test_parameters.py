@@ -69,7 +69,8 @@ def test_every_parameter_is_described_and_its_default_allowed(spec: ParameterSpe
         ('cameras', [], 'the list is empty'),
         ('cameras', ['/front', '/front'], 'named twice'),
         ('cameras', ['front camera'], 'is no namespace'),
-        ('cameras', '/front', 'is no string array'),
+        ('cameras', '/front', "is no string array; give one, such as ['/front']"),
+        ('autostart', 1, 'is no bool; give one, such as true'),
         ('cameras', ['/front/'], 'is no namespace'),
         ('image_topic', '/image_raw', 'without leading /'),
         ('model', 3, 'is no string'),
@@ -96,7 +97,8 @@ def test_a_double_may_come_as_an_integer() -> None:
 
 
 def test_an_unknown_name_gets_its_likely_spelling() -> None:
-    unknown = parameters.resolve({'target_frp': 0.1, 'use_sim_time': True, 'zzz': 1}).unknown
+    given = {'target_frp': 0.1, 'use_sim_time': True, 'zzz': 1}
+    unknown = parameters.resolve(given, of_ros=['use_sim_time']).unknown
     assert unknown == [
         'parameter target_frp: the node has none of this name; did you mean target_fpr?',
         'parameter zzz: the node has none of this name; it has no effect',

@@ -139,6 +139,27 @@ def test_what_cannot_be_played_is_said(
     assert 'Traceback' not in program.output
 
 
+def test_a_topic_that_ros_does_not_take_is_said_and_the_others_are_played(
+    tmp_path: Path, start: Callable[..., Any], peer: Any
+) -> None:
+    with BagWriter(tmp_path / 'odd') as writer:
+        writer.write_string('front image', START, 'odd')
+        writer.write_string('/word', START, 'good')
+    words = peer.collect(String, '/word')
+    odd = peer.collect(String, '/odd')
+    options = ['--wait-for-subscribers', '1']
+    program = start('player', str(tmp_path / 'odd'), *options)
+    assert program.wait() == 0, program.output
+    assert 'front image: not played: ROS takes no such name; give it another with --remap' in (
+        program.output
+    )
+    assert 'Traceback' not in program.output
+    program = start('player', str(tmp_path / 'odd'), *options, '--remap', 'front image:=/odd')
+    assert program.wait() == 0, program.output
+    assert peer.spin_until(lambda: odd and len(words) == 2)
+    assert (odd[0].data, words[0].data) == ('odd', 'good')
+
+
 def test_a_missing_bag_is_said(tmp_path: Path, start: Callable[..., Any]) -> None:
     program = start('player', str(tmp_path / 'nowhere'))
     assert program.wait() == 1

@@ -140,6 +140,31 @@ def test_a_flood_of_rubbish_is_told_once_a_second(
     assert any('more since the last message' in line for line in said)
 
 
+def test_jumping_stamps_and_alternating_sizes_are_told_once_a_second(
+    peer: Any, start_detector: Any, picture: Any, image_message: Any
+) -> None:
+    camera = Camera(peer, start_detector(), Image, '/front/image_raw')
+    frames = [
+        image_message(picture(1), stamp=9_000_000_000),
+        image_message(picture(1, 30, 40), 'rgb8', stamp=1_000_000_000),
+    ]
+    start = time.monotonic()
+
+    def send() -> bool:
+        frames.reverse()
+        camera.publisher.publish(frames[0])
+        peer.spin_for(0.01)
+        return camera.counts()['published'] >= 60
+
+    assert peer.spin_until(send)
+    seconds = time.monotonic() - start
+    lines = camera.program.output.splitlines()
+    for words in ('jumps back by 8.000 s', 'changed from'):
+        said = [line for line in lines if words in line]
+        assert 1 <= len(said) <= seconds + 1, words
+    assert camera.counts()['failed'] == camera.counts()['rejected'] == 0
+
+
 @pytest.fixture
 def pipeline(ros: Any, tiny_model: Path) -> Iterator[Pipeline]:
     node = LifecycleNode('rubbish_test', context=ros.context)
@@ -187,3 +212,39 @@ def test_a_parameter_file_that_is_none(start: Any, tmp_path: Path) -> None:
     program = start('detector_node', '--ros-args', '--params-file', str(file))
     assert program.wait() == 2
     assert str(file) in program.output and 'Traceback' not in program.output
+
+
+@pytest.mark.parametrize('name', ['use_sim_time', 'start_type_description_service'])
+@pytest.mark.parametrize('value', ['maybe', '"true"'])
+def test_a_bad_value_of_a_parameter_of_ros_itself(start: Any, name: str, value: str) -> None:
+    """Rclpy judges these while the node is made, and raises."""
+    program = start('detector_node', '--ros-args', '-p', f'{name}:={value}')
+    assert program.wait() == 2
+    plain = value.strip('"')
+    assert program.output.splitlines()[-1] == (
+        f'anomaly_detector: parameter {name}: {plain!r} is no bool; '
+        'give true or false, without quotes'
+    )
+    assert 'Traceback' not in program.output
+
+
+def test_a_bad_value_of_a_parameter_of_ros_itself_in_a_file(start: Any, tmp_path: Path) -> None:
+    file = tmp_path / 'detector.yaml'
+    file.write_text('/**:\n  ros__parameters:\n    use_sim_time: "true"\n')
+    program = start('detector_node', '--ros-args', '--params-file', str(file))
+    assert program.wait() == 2
+    assert "use_sim_time: 'true' is no bool" in program.output
+
+
+@pytest.mark.parametrize('module', ['detector_node', 'player', 'recorder'])
+def test_an_unknown_argument_of_ros_is_named(start: Any, tmp_path: Path, module: str) -> None:
+    own = {'player': ['bag'], 'recorder': [str(tmp_path / 'out'), '--topics', '/a']}
+    program = start(module, *own.get(module, []), '--ros-args', '--foo')
+    assert program.wait() == 2
+    assert program.output.splitlines()[-1].endswith('error: unknown ROS argument --foo; see --help')
+    assert 'Traceback' not in program.output
+
+
+def test_parameters_of_ros_itself_are_known(start_detector: Any) -> None:
+    program = start_detector(start_type_description_service='false', use_sim_time='false')
+    assert 'the node has none of this name' not in program.output

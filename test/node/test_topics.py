@@ -161,9 +161,83 @@ def test_a_senseless_override_keeps_it_unconfigured(
     assert 'Traceback' not in program.output
 
 
-def test_an_override_of_no_topic_is_told(start_detector: Any) -> None:
-    program = start_detector(**{'qos_overrides./front/anomaly/skore.publisher.depth': 1})
-    program.wait_for('skore.publisher.depth: no topic of the node is called so')
+def test_overrides_without_effect_are_told_with_the_remedy(start_detector: Any) -> None:
+    start = 'qos_overrides./'
+    told = {
+        'front/anomaly/skore.publisher.depth': 'no topic of the node is called so; topics: /front/',
+        'front/anomaly/score.subscription.depth': 'no effect, the node has a publisher of this '
+        'topic; write qos_overrides./front/anomaly/score.publisher.depth',
+        'front/image_raw.publisher.reliability': 'no effect, the node has a subscription of this '
+        'topic; write qos_overrides./front/image_raw.subscription.reliability',
+        'front/image_raw.depth': 'no effect, the node has a subscription of this topic; '
+        'write qos_overrides./front/image_raw.subscription.depth',
+        'diagnostics.publisher.depth': 'the QoS of this topic is not overridable; topics: /front/',
+        'rosout.publisher.depth': 'the QoS of this topic is not overridable',
+    }
+    effective = {
+        'front/camera_info.subscription.depth': 2,
+        'front/anomaly/label_info_json.publisher.depth': 2,
+        'front/anomaly/score.publisher.depth': 2,
+    }
+    names = {f'{start}{name}': 1 for name in told}
+    program = start_detector(**names, **{f'{start}{n}': v for n, v in effective.items()})
+    for name, sentence in told.items():
+        assert f'parameter {start}{name}: {sentence}' in program.output, program.output
+    assert program.output.count('parameter qos_overrides.') == len(told)
+
+
+def test_camera_info_and_label_info_are_overridden_too(peer: Any, start_detector: Any) -> None:
+    start_detector(
+        **{
+            'qos_overrides./front/camera_info.subscription.reliability': 'reliable',
+            'qos_overrides./front/anomaly/label_info_json.publisher.durability': 'volatile',
+        }
+    )
+
+    def durability() -> list[str]:
+        infos = peer.node.get_publishers_info_by_topic('/front/anomaly/label_info_json')
+        return [info.qos_profile.durability.name for info in infos]
+
+    assert peer.spin_until(lambda: durability() == ['VOLATILE'])
+    (info,) = peer.node.get_subscriptions_info_by_topic('/front/camera_info')
+    assert info.qos_profile.reliability.name == 'RELIABLE'
+
+
+def test_a_camera_info_that_does_not_fit_is_named(peer: Any, start_detector: Any) -> None:
+    best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    peer.node.create_publisher(CameraInfo, '/front/camera_info', best_effort)
+    peer.node.create_publisher(String, '/rear/camera_info', 1)
+    cameras = "['/front','/rear','/side']"
+    program = start_detector(cameras=cameras, input_reliability='reliable', warn_unpublished=0.3)
+    program.wait_for('/front/camera_info: no message passes between')
+    program.wait_for('/rear/camera_info: ')
+    said = [line for line in program.output.splitlines() if 'camera_info: ' in line]
+    name = peer.node.get_fully_qualified_name()
+    assert any('qos_overrides./front/camera_info.subscription.*' in line for line in said)
+    assert any(f'{name} publishes it as std_msgs/msg/String, {NODE} as' in line for line in said)
+    program.wait_for('/side/image_raw: nobody publishes it')
+    assert '/side/camera_info' not in program.output, 'a camera need not have one'
+
+
+@pytest.mark.parametrize(
+    ('cameras', 'remap', 'both'),
+    [
+        ("['/front','front']", [], "'/front' and 'front' are both /front/image_raw"),
+        (
+            "['/left','/right']",
+            ['-r', '/right/image_raw:=/left/image_raw'],
+            "'/left' and '/right' are both /left/image_raw",
+        ),
+    ],
+)
+def test_two_cameras_that_are_one_are_refused(
+    start: Any, tiny_model: Path, cameras: str, remap: list[str], both: str
+) -> None:
+    values = ['-p', f'model:={tiny_model}', '-p', f'cameras:={cameras}', '-p', 'threads:=1']
+    program = start('detector_node', '--ros-args', *values, *remap)
+    program.wait_for('not configured')
+    assert f'parameter cameras: {both}; name each camera once' in program.output
+    assert 'Traceback' not in program.output
 
 
 def test_intrinsics_follow_the_results_size(

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 pytest.importorskip('rclpy', reason='ROS is not installed')
+from rclpy.clock import Clock
+from rclpy.qos import DurabilityPolicy
 from std_msgs.msg import Header
 
+from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
 from vq_anomaly_ros.detection.model_file import ModelInfo
 from vq_anomaly_ros.detection.obstacles import Obstacle
-from vq_anomaly_ros.node import vision_messages
+from vq_anomaly_ros.images import Frame
+from vq_anomaly_ros.node import camera_outputs, vision_messages
+from vq_anomaly_ros.node.camera_outputs import CameraOutputs
+from vq_anomaly_ros.node.parameters import Settings
 from vq_anomaly_ros.node.vision_messages import (
     label_info_message,
     obstacles_array,
@@ -107,3 +114,98 @@ def test_without_the_package_there_is_none(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(vision_messages.importlib, 'import_module', missing)
     assert vision_msgs() is None
+
+
+class Publisher:
+    """Remembers what it is, and what it was told to publish."""
+
+    def __init__(self, kind: Any, topic: str, qos: Any) -> None:
+        self.kind, self.topic_name, self.qos = kind, topic, qos
+        self.published: list[Any] = []
+
+    def publish(self, message: Any) -> None:
+        assert isinstance(message, self.kind)
+        self.published.append(message)
+
+    def get_subscription_count(self) -> int:
+        return 1
+
+
+class RecordingNode:
+    """As much of a lifecycle node as outputs need; stand-in messages cannot go through DDS."""
+
+    def __init__(self) -> None:
+        self.offered: dict[str, Publisher] = {}
+        self._parameter_overrides: dict[str, Any] = {}
+
+    def create_publisher(self, kind: Any, topic: str, qos: Any, **_: Any) -> Publisher:
+        self.offered[topic] = Publisher(kind, topic, qos)
+        return self.offered[topic]
+
+    def destroy_publisher(self, publisher: Publisher) -> None:
+        del self.offered[publisher.topic_name]
+
+    create_lifecycle_publisher = create_publisher
+    destroy_lifecycle_publisher = destroy_publisher
+
+    def resolve_topic_name(self, name: str) -> str:
+        return name
+
+    def get_clock(self) -> Clock:
+        return Clock()
+
+
+@pytest.fixture
+def node() -> RecordingNode:
+    return RecordingNode()
+
+
+@pytest.fixture
+def offered(
+    node: RecordingNode, tiny_info: ModelInfo, monkeypatch: pytest.MonkeyPatch
+) -> CameraOutputs:
+    """The outputs of a camera where vision_msgs is installed."""
+    monkeypatch.setattr(camera_outputs, 'vision_msgs', stand_in)
+    return CameraOutputs(node, '/front', tiny_info, Settings())  # type: ignore[arg-type]
+
+
+def test_a_camera_publishes_obstacles_and_label_info_of_vision_msgs(
+    node: RecordingNode, offered: CameraOutputs, tiny_model: Path, picture: Any
+) -> None:
+    boxes = node.offered['/front/anomaly/obstacles']
+    names = node.offered['/front/anomaly/label_info']
+    assert (boxes.kind.__name__, names.kind.__name__) == ('Detection2DArray', 'LabelInfo')
+    assert boxes.qos.durability == DurabilityPolicy.VOLATILE
+    assert names.qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
+
+    offered.publish_label_info('{}', target_fpr=0.25)
+    (told,) = names.published
+    assert told.threshold == 0.75 and told.class_map[0].class_name == 'road'
+    assert told.header.stamp.sec > 0
+    assert node.offered['/front/anomaly/label_info_json'].published[0].data == '{}'
+
+    frame = Frame(picture(2, 90, 160), 'bgr')
+    config = DetectorConfig(tiny_model, threads=1, target_fpr=0.3, min_obstacle_area=0.01)
+    with Detector(config) as detector:
+        (detection,) = detector.detect([frame])
+    assert detection.obstacles, 'the test needs an obstacle'
+    header = Header(frame_id='lens')
+    offered.publish(header, frame, detection, None, Settings())
+    (array,) = boxes.published
+    assert len(array.detections) == len(detection.obstacles) and array.header == header
+
+
+def test_every_topic_of_a_camera_is_watched(node: RecordingNode, offered: CameraOutputs) -> None:
+    assert {watch.topic for watch in offered.watches} == set(node.offered)
+    assert '/front/anomaly/label_info' in node.offered
+    offered.destroy()
+    assert node.offered == {}
+
+
+def test_without_the_package_json_says_it_all(
+    node: RecordingNode, tiny_info: ModelInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(camera_outputs, 'vision_msgs', lambda: None)
+    offered = CameraOutputs(node, '/front', tiny_info, Settings())  # type: ignore[arg-type]
+    offered.publish_label_info('{}', target_fpr=0.25)
+    assert not {'/front/anomaly/obstacles', '/front/anomaly/label_info'} & set(node.offered)

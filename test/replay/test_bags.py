@@ -1,5 +1,6 @@
 import itertools
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -146,6 +147,27 @@ def test_cut_bags_are_refused(tmp_path: Path, storage: str, share: float) -> Non
     os.truncate(file, int(share * file.stat().st_size))
     with pytest.raises(bags.BagError, match=r'drive.*(damaged|incomplete).*again'):
         list(bags.read_images(bag, None))
+
+
+def test_a_cut_mcap_is_told_with_the_command_that_saves_the_rest(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / 'drive', 'mcap', frames=20)
+    file = storage_file(bag)
+    os.truncate(file, file.stat().st_size // 2)
+    for given in (bag, file):
+        with pytest.raises(bags.BagError, match=f'`mcap recover {re.escape(str(file))} -o whole'):
+            list(bags.read_images(given, None))
+    cut = write_bag(tmp_path / 'other', 'sqlite3', frames=20)
+    os.truncate(storage_file(cut), 5000)
+    with pytest.raises(bags.BagError) as told:
+        list(bags.read_images(cut, None))
+    assert 'mcap recover' not in str(told.value)
+
+
+@pytest.mark.parametrize('name', ['README.md', 'metadata.yaml', 'drive'])
+def test_a_file_that_is_no_bag_is_not_called_damaged(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('hello')
+    with pytest.raises(bags.BagError, match=f'{name}: is no bag; give the folder that holds'):
+        bags.topics(tmp_path / name)
 
 
 def test_missing_messages_are_noticed(tmp_path: Path) -> None:

@@ -64,6 +64,18 @@ def test_an_error_leaves_what_was_there(tmp_path: Path, error: type[BaseExceptio
     assert [p.name for p in tmp_path.iterdir()] == ['report.html']
 
 
+def test_an_error_leaves_no_new_folder(tmp_path: Path) -> None:
+    out = tmp_path / 'new' / 'out'
+    with pytest.raises(KeyboardInterrupt), staged(out) as folder:
+        (folder / 'report.html').write_text('half')
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt), staged(out):
+        (out / 'notes.txt').write_text('put there meanwhile')
+        raise KeyboardInterrupt
+    assert [path.name for path in out.iterdir()] == ['notes.txt']
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / 'file').touch()
     with (

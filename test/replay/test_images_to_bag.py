@@ -116,3 +116,24 @@ def test_ctrl_c_leaves_no_bag_and_says_so(
 def test_a_rate_of_zero_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path), str(tmp_path / 'bag'), '--rate', '0']) == 2
     assert '--rate' in capsys.readouterr().err
+
+
+def test_an_existing_bag_is_replaced_only_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'pictures').mkdir()
+    cv2.imwrite(str(tmp_path / 'pictures' / 'one.png'), np.zeros((4, 4, 3), np.uint8))
+    arguments = [str(tmp_path / 'pictures'), str(tmp_path / 'bag')]
+    assert main(arguments) == 0
+    assert main(arguments) == 2
+    assert 'exists already; remove it or choose another name, or replace it with --overwrite' in (
+        capsys.readouterr().err
+    )
+    assert main([*arguments, '--overwrite']) == 0
+
+
+def test_a_topic_without_a_slash_is_absolute_in_the_bag(tmp_path: Path) -> None:
+    (tmp_path / 'pictures').mkdir()
+    cv2.imwrite(str(tmp_path / 'pictures' / 'one.png'), np.zeros((4, 4, 3), np.uint8))
+    assert main([str(tmp_path / 'pictures'), str(tmp_path / 'bag'), '--topic', 'rear/image']) == 0
+    assert list(bags.topics(tmp_path / 'bag')) == ['/rear/image']

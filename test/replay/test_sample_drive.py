@@ -306,7 +306,9 @@ def test_the_command_replaces_a_bag_only_when_asked(
     arguments = [str(tmp_path / 'drive'), '--frames', '1', '--size', '48x64']
     assert main(arguments) == 0
     assert main(arguments) == 2
-    assert 'exists already' in capsys.readouterr().err
+    assert 'exists already; remove it or choose another name, or replace it with --overwrite' in (
+        capsys.readouterr().err
+    )
     assert main([*arguments, '--overwrite']) == 0
 
 

@@ -17,7 +17,10 @@ from vq_anomaly_ros.node.topic_watch import TopicWatch
 
 
 class CameraInput:
-    """Image and CameraInfo of a camera; counts what DDS says was lost on the way."""
+    """Image and CameraInfo of a camera; counts what DDS says was lost on the way.
+
+    topic: of the images, resolved; watches: one for each of the two.
+    """
 
     def __init__(
         self, node: Node, camera: str, settings: Settings, on_image: Callable[[Any], None]
@@ -33,21 +36,23 @@ class CameraInput:
         kind = Image if settings.transport == 'raw' else CompressedImage
         self.topic = node.resolve_topic_name(settings.input_topic(camera))
         default = stream_qos(settings.input_reliability, settings.input_depth)
-        qos = topic_qos(node, self.topic, True, default)
-        self.watch = TopicWatch(node, self.topic, message_name(kind), qos, True)
-        # The watch names both sides of a misfit, rclpy's own callbacks only the topic.
-        counting = SubscriptionEventCallbacks(
-            message_lost=self._on_lost, use_default_callbacks=False
-        )
+        self.watches: list[TopicWatch] = []
+
+        def listen(kind: Any, topic: str, callback: Callable[[Any], None], **events: Any) -> None:
+            """Subscribe, and watch the topic."""
+            qos = topic_qos(node, topic, True, default)
+            # The watch names both sides of a misfit, rclpy's own callbacks only the topic.
+            quiet = SubscriptionEventCallbacks(use_default_callbacks=False, **events)
+            made = node.create_subscription(kind, topic, callback, qos, event_callbacks=quiet)
+            self._release.callback(node.destroy_subscription, made)
+            # A camera without intrinsics is fine, one without pictures is not.
+            awaited = callback is on_image
+            self.watches.append(TopicWatch(node, topic, message_name(kind), qos, True, awaited))
+
         with self._release:
-            image = node.create_subscription(
-                kind, self.topic, on_image, qos, event_callbacks=counting
-            )
-            self._release.callback(node.destroy_subscription, image)
-            info = node.create_subscription(
-                CameraInfo, f'{camera}/{settings.camera_info_topic}', self._on_info, default
-            )
-            self._release.callback(node.destroy_subscription, info)
+            listen(kind, self.topic, on_image, message_lost=self._on_lost)
+            info_topic = node.resolve_topic_name(f'{camera}/{settings.camera_info_topic}')
+            listen(CameraInfo, info_topic, self._on_info)
             self._release = self._release.pop_all()
 
     def destroy(self) -> None:

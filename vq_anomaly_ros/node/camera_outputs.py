@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
@@ -32,7 +34,10 @@ from vq_anomaly_ros.node.vision_messages import label_info_message, obstacles_ar
 
 
 class CameraOutputs:
-    """The publishers under <camera>/anomaly; a message is made only for those who listen."""
+    """The publishers under <camera>/anomaly; a message is made only for those who listen.
+
+    `watches` has one for each of them.
+    """
 
     def __init__(
         self, node: LifecycleNode, camera: str, info: ModelInfo, settings: Settings
@@ -60,13 +65,6 @@ class CameraOutputs:
                 )
                 self._label_info = self._latched('label_info', self._vision.LabelInfo)
             self._release = self._release.pop_all()
-
-    @property
-    def topics(self) -> set[str]:
-        """Resolved names of all topics."""
-        return {
-            publisher.topic_name for publisher in (*self._streams.values(), self._label_info_json)
-        }
 
     def publish(
         self,
@@ -124,16 +122,22 @@ class CameraOutputs:
         return self._streams[name].get_subscription_count() > 0
 
     def _stream(self, name: str, kind: Any) -> Any:
-        topic = self._node.resolve_topic_name(f'{self._namespace}/{name}')
-        qos = topic_qos(self._node, topic, False, self._qos)
-        # The watch names both sides of a misfit, rclpy's own callbacks only the topic.
-        quiet = PublisherEventCallbacks(use_default_callbacks=False)
-        publisher = self._node.create_lifecycle_publisher(kind, topic, qos, event_callbacks=quiet)
+        make = self._node.create_lifecycle_publisher
+        publisher = self._offer(make, name, kind, self._qos)
         self._release.callback(self._node.destroy_lifecycle_publisher, publisher)
-        self.watches.append(TopicWatch(self._node, topic, message_name(kind), qos, False))
         return publisher
 
     def _latched(self, name: str, kind: Any) -> Any:
-        publisher = self._node.create_publisher(kind, f'{self._namespace}/{name}', LATCHED_QOS)
+        publisher = self._offer(self._node.create_publisher, name, kind, LATCHED_QOS)
         self._release.callback(self._node.destroy_publisher, publisher)
+        return publisher
+
+    def _offer(self, make: Callable[..., Any], name: str, kind: Any, default: QoSProfile) -> Any:
+        """Make a publisher, and a watch of its topic."""
+        topic = self._node.resolve_topic_name(f'{self._namespace}/{name}')
+        qos = topic_qos(self._node, topic, False, default)
+        # The watch names both sides of a misfit, rclpy's own callbacks only the topic.
+        quiet = PublisherEventCallbacks(use_default_callbacks=False)
+        publisher = make(kind, topic, qos, event_callbacks=quiet)
+        self.watches.append(TopicWatch(self._node, topic, message_name(kind), qos, False))
         return publisher

@@ -17,6 +17,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -25,22 +26,34 @@ from rclpy.task import Future
 from vq_anomaly_ros.detection.engines import EngineError
 from vq_anomaly_ros.node import parameters
 from vq_anomaly_ros.node.camera_input import CameraInput
+from vq_anomaly_ros.node.camera_outputs import CameraOutputs
 from vq_anomaly_ros.node.health import CameraHealth, Judgement, Level, Limits
 from vq_anomaly_ros.node.messages import DIAGNOSTICS_QOS, status_message
 from vq_anomaly_ros.node.pipeline import Pipeline
 from vq_anomaly_ros.node.signals import parse_arguments, ros_until_signal
 from vq_anomaly_ros.node.topic_qos import unused_overrides
+from vq_anomaly_ros.node.topic_watch import TopicWatch
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
+
+
+class StartError(ValueError):
+    """The node cannot be made at all; the message names parameter, value and remedy."""
 
 
 class AnomalyDetectorNode(LifecycleNode):
     """Subscribes to cameras and publishes labels, anomaly scores and masks of their frames."""
 
     def __init__(self, **kwargs: Any) -> None:
-        """Declare the parameters; `kwargs` go to rclpy's Node."""
-        super().__init__('anomaly_detector', **kwargs)
+        """Declare the parameters; `kwargs` go to rclpy's Node.
+
+        Raises StartError where rclpy refuses the value of a parameter of its own (use_sim_time).
+        """
+        try:
+            super().__init__('anomaly_detector', **kwargs)
+        except InvalidParameterTypeException as error:
+            raise StartError(parameters.refused_by_ros(self, error)) from error
         declared = parameters.declare(self)
         self._settings = declared.settings
         self._refused = declared.problems
@@ -137,9 +150,8 @@ class AnomalyDetectorNode(LifecycleNode):
             for camera in self._settings.cameras:
                 self._inputs[camera] = self._input(pipeline, camera)
                 stack.callback(self._inputs[camera].destroy)
-            topics = {input_.topic for input_ in self._inputs.values()}
-            topics.update(*(offered.topics for offered in pipeline.outputs.values()))
-            for sentence in unused_overrides(self, topics):
+            ends = [(watch.topic, watch.listens) for watch in self._watches()]
+            for sentence in unused_overrides(self, ends):
                 self.get_logger().error(sentence)
             self._listening = stack.pop_all()
 
@@ -158,12 +170,15 @@ class AnomalyDetectorNode(LifecycleNode):
 
     def _watch_topics(self) -> None:
         """Name what does not fit at the other ends of the topics, once."""
-        watches = [input_.watch for input_ in self._inputs.values()]
-        if self._pipeline is not None:
-            watches += [w for offered in self._pipeline.outputs.values() for w in offered.watches]
-        for watch in watches:
+        for watch in self._watches():
             for sentence in watch.news(self._settings.warn_unpublished):
                 self.get_logger().warning(sentence)
+
+    def _watches(self) -> list[TopicWatch]:
+        ends: list[CameraInput | CameraOutputs] = [*self._inputs.values()]
+        if self._pipeline is not None:
+            ends += self._pipeline.outputs.values()
+        return [watch for end in ends for watch in end.watches]
 
     def _on_parameters(self, changed: list[Parameter]) -> SetParametersResult:
         changes = {parameter.name: parameter.value for parameter in changed}
@@ -260,8 +275,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         'docs/parameters.md describes them.',
     )
     _, arguments = parse_arguments(parser, argv)
-    with ros_until_signal(parser, arguments) as stop:
-        _run(stop)
+    try:
+        with ros_until_signal(parser, arguments) as stop:
+            _run(stop)
+    except StartError as error:
+        print(f'anomaly_detector: {error}', file=sys.stderr)
+        return 2
     return 0
 
 

@@ -18,8 +18,13 @@ from vq_anomaly_ros.images import as_message_data, compressed_fields, image_fiel
 from vq_anomaly_ros.node.health import Judgement
 
 DIAGNOSTICS_QOS = QoSProfile(depth=5, reliability=ReliabilityPolicy.RELIABLE)
+# Deadline and lease as in stream_qos.
 LATCHED_QOS = QoSProfile(
-    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    deadline=Infinite,
+    liveliness_lease_duration=Infinite,
 )
 
 

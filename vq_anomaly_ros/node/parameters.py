@@ -13,13 +13,14 @@ import dataclasses
 import difflib
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from rcl_interfaces.msg import ParameterDescriptor
+    from rclpy.exceptions import ParameterException
     from rclpy.node import Node
 
 Value = bool | int | float | str | tuple[str, ...]
@@ -81,7 +82,8 @@ class ParameterSpec:
             fits = isinstance(value, (int, float)) and not isinstance(value, bool)
         else:
             fits = type(value) is type(self.default)
-        return '' if fits else f'{value!r} is no {self.type_name}; give one, such as {self.default}'
+        example = _as_yaml(self.default)
+        return '' if fits else f'{value!r} is no {self.type_name}; give one, such as {example}'
 
     def _wrong_value(self, value: Any) -> str:
         if self.choices and value not in self.choices:
@@ -297,11 +299,12 @@ class Declared(NamedTuple):
     unknown: list[str]
 
 
-def resolve(overrides: Mapping[str, Any]) -> Declared:
+def resolve(overrides: Mapping[str, Any], of_ros: Collection[str] = ()) -> Declared:
     """Put the overrides (parameter file, command line) over the defaults.
 
     A refused override leaves the default in its place and is told in `problems`; `unknown` holds a
-    sentence for each name that is not in the table, with the likely spelling.
+    sentence for each name that is neither in the table nor in `of_ros` (parameters that every node
+    has), with the likely spelling.
     """
     values: dict[str, Any] = {}
     problems: dict[str, str] = {}
@@ -312,14 +315,15 @@ def resolve(overrides: Mapping[str, Any]) -> Declared:
             problems[spec.name] = problem
         else:
             values[spec.name] = spec.coerce(overrides[spec.name])
-    return Declared(Settings(**values), problems, _unknown(overrides))
+    foreign = [name for name in overrides if name not in of_ros]
+    return Declared(Settings(**values), problems, _unknown(foreign))
 
 
-def _unknown(overrides: Mapping[str, Any]) -> list[str]:
+def _unknown(overrides: Sequence[str]) -> list[str]:
     names = [spec.name for spec in PARAMETERS]
     sentences = []
     for name in overrides:
-        if name in names or name == 'use_sim_time' or name.startswith('qos_overrides.'):
+        if name in names or name.startswith('qos_overrides.'):
             continue
         close = difflib.get_close_matches(name, names, n=1)
         hint = f'did you mean {close[0]}?' if close else 'it has no effect'
@@ -377,13 +381,24 @@ def declare(node: Node) -> Declared:
     """Declare all parameters on a node, from its overrides; never raises for a bad value."""
     # rclpy has no public way to look at overrides before they are declared (and raised about).
     overrides = {name: given.value for name, given in node._parameter_overrides.items()}
-    declared = resolve(overrides)
+    # rclpy has declared its own by now: which they are depends on its version.
+    declared = resolve(overrides, [name for name in overrides if node.has_parameter(name)])
     for spec in PARAMETERS:
         value = getattr(declared.settings, spec.name)
         value = list(value) if isinstance(value, tuple) else value
         # The override is judged and in `value` already; rclpy would raise for a bad one.
         node.declare_parameter(spec.name, value, descriptor(spec), ignore_override=True)
     return declared
+
+
+def refused_by_ros(node: Node, error: ParameterException) -> str:
+    """Return the sentence for a parameter that every node has and rclpy refused: all are bools."""
+    for name, given in node._parameter_overrides.items():
+        if f"'{name}'" in str(error):
+            return (
+                f'parameter {name}: {given.value!r} is no bool; give true or false, without quotes'
+            )
+    return str(error)
 
 
 def markdown() -> str:

@@ -40,11 +40,13 @@ class Pipeline:
         """Load the model, open the engine and offer the topics; nothing runs yet.
 
         Raises:
-            ValueError, OSError, EngineError: the model, the palette or the engine cannot be used.
+            ValueError, OSError, EngineError: the model, the palette or the engine cannot be used,
+                or two cameras are one.
         """
         self._node = node
         self._settings = settings
         self._throttle = Throttle()
+        _check_cameras(node, settings)
         with ExitStack() as stack:
             self.detector = stack.enter_context(Detector(_config(settings)))
             self.info = _with_palette(self.detector.info, settings.palette)
@@ -127,6 +129,19 @@ class Pipeline:
         text = outputs.label_info(self.info, calibration, settings.target_fpr, encoding)
         for camera_outputs in self.outputs.values():
             camera_outputs.publish_label_info(text, settings.target_fpr)
+
+
+def _check_cameras(node: LifecycleNode, settings: Settings) -> None:
+    """Raise ValueError if two cameras are one topic, by their namespace or by remapping."""
+    heard: dict[str, str] = {}
+    for camera in settings.cameras:
+        topic = node.resolve_topic_name(settings.input_topic(camera))
+        if topic in heard:
+            raise ValueError(
+                f'parameter cameras: {heard[topic]!r} and {camera!r} are both {topic}; '
+                'name each camera once, or remap one of them'
+            )
+        heard[topic] = camera
 
 
 def _label_info_of(settings: Settings) -> tuple[float, str]:

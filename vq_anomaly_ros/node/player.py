@@ -17,6 +17,7 @@ from pathlib import Path
 
 import rclpy
 from rclpy.duration import Duration
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -27,6 +28,7 @@ from rosgraph_msgs.msg import Clock
 from vq_anomaly_ros.node.messages import MessageTypeError, message_type
 from vq_anomaly_ros.node.signals import parse_arguments, ros_until_signal
 from vq_anomaly_ros.replay.bags import NANOSECONDS, BagError, offered_qos, read_raw, topics
+from vq_anomaly_ros.topic_names import topic_name
 
 CLOCK_RATE = 40.0
 # A writer knows its reader a little before the reader knows the writer.
@@ -93,17 +95,22 @@ class Player:
         qos = offered_qos(bag)
         publishers = {}
         for topic in self._options.topics or found:
-            name = self._options.remap.get(topic, topic)
             try:
-                kind = message_type(found[topic][0])
+                publishers[topic] = self._publisher(
+                    topic, found[topic][0], publisher_qos(qos.get(topic, []))
+                )
             except MessageTypeError as error:
                 print(f'{topic}: not played: {error}', file=sys.stderr)
-                continue
-            profile = publisher_qos(qos.get(topic, []))
-            publishers[topic] = self._node.create_publisher(kind, name, profile)
+            except InvalidTopicNameException:
+                remedy = f"give it another with --remap '{topic}:=/new'"
+                print(f'{topic}: not played: ROS takes no such name; {remedy}', file=sys.stderr)
         if not publishers:
             raise PlayError(f'{bag}: none of its topics can be played')
         return publishers
+
+    def _publisher(self, topic: str, kind: str, qos: QoSProfile) -> Publisher:
+        name = self._options.remap.get(topic, topic)
+        return self._node.create_publisher(message_type(kind), name, qos)
 
     def wait_for_subscribers(self) -> None:
         """Wait until every topic has its subscribers; PlayError at the timeout."""
@@ -167,7 +174,7 @@ def _remap(text: str) -> tuple[str, str]:
     old, separator, new = text.partition(':=')
     if not (separator and old and new):
         raise argparse.ArgumentTypeError(f'{text!r} is no remapping; write /old:=/new')
-    return old, new
+    return old, topic_name(new)
 
 
 def _rate(text: str) -> float:

@@ -25,6 +25,7 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 from vq_anomaly_ros.node.messages import MessageTypeError, message_type
 from vq_anomaly_ros.node.signals import parse_arguments, ros_until_signal
 from vq_anomaly_ros.replay.bags import BagError, BagWriter, Storage
+from vq_anomaly_ros.topic_names import topic_name
 
 # Topics that never fall silent say nothing of whether a drive has ended.
 PERIODIC = frozenset({'/clock', '/diagnostics', '/parameter_events', '/rosout'})
@@ -134,7 +135,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog='record_bag', description=__doc__)
     add = parser.add_argument
     add('out', type=Path, help='folder of the new bag')
-    add('--topics', nargs='+', required=True, help='topics; they may appear later')
+    add(
+        '--topics',
+        nargs='+',
+        type=topic_name,
+        required=True,
+        help='topics; they may appear later',
+    )
     add(
         '--until-idle',
         type=_seconds,

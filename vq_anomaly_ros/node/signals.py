@@ -8,6 +8,7 @@ program releases what it holds in its own order.
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import signal
 import socket
@@ -51,16 +52,22 @@ def ros_until_signal(parser: argparse.ArgumentParser, arguments: Sequence[str]) 
         try:
             rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
         except RuntimeError as error:
-            parser.error(f'ROS does not start: {_first_sentence(error)}')
+            parser.error(_sentence(error))
         try:
             yield stop
         finally:
             rclpy.try_shutdown()
 
 
-def _first_sentence(error: RuntimeError) -> str:
-    """Cut the places in rcl's C sources off its message."""
-    return str(error).split(', at /')[0].strip()
+def _sentence(error: RuntimeError) -> str:
+    """Say what rclpy.init refused."""
+    text = str(error)
+    # rclpy's UnknownROSArgsError says no more than the list of them.
+    if text.startswith('[') and text.endswith(']'):
+        unknown = ' '.join(ast.literal_eval(text))
+        return f'unknown ROS argument {unknown}; see --help'
+    # The places in rcl's C sources are of no use to anybody here.
+    return f'ROS does not start: {text.split(", at /")[0].strip()}'
 
 
 @contextmanager

@@ -6,6 +6,7 @@ reliability, durability) go before the parameters input_* and output_*.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from rcl_interfaces.msg import ParameterDescriptor
@@ -48,7 +49,7 @@ def topic_qos(node: Node, topic: str, listens: bool, default: QoSProfile) -> QoS
         deadline=default.deadline,
         liveliness_lease_duration=default.liveliness_lease_duration,
     )
-    start = f'{PREFIX}{topic}.{"subscription" if listens else "publisher"}.'
+    start = f'{PREFIX}{topic}.{_entity(listens)}.'
     for name, parameter in node._parameter_overrides.items():
         if name.startswith(start):
             policy = name.removeprefix(start)
@@ -57,14 +58,46 @@ def topic_qos(node: Node, topic: str, listens: bool, default: QoSProfile) -> QoS
     return qos
 
 
-def unused_overrides(node: Node, topics: set[str]) -> list[str]:
-    """Return a sentence for each override whose topic is none of `topics` (resolved names)."""
-    names = [name for name in node._parameter_overrides if name.startswith(PREFIX)]
-    return [
-        f'parameter {name}: no topic of the node is called so; topics: {", ".join(sorted(topics))}'
-        for name in names
-        if name.removeprefix(PREFIX).split('.')[0] not in topics
-    ]
+def unused_overrides(node: Node, ends: Collection[tuple[str, bool]]) -> list[str]:
+    """Return a sentence for each override that has no effect, with the remedy.
+
+    Args:
+        node: whose overrides are looked at.
+        ends: (resolved name, whether it is a subscription) of all that `topic_qos` was asked for.
+    """
+    sentences = []
+    for name in node._parameter_overrides:
+        if name.startswith(PREFIX) and (wrong := _unused(node, name, ends)):
+            sentences.append(f'parameter {name}: {wrong}')
+    return sentences
+
+
+def _unused(node: Node, name: str, ends: Collection[tuple[str, bool]]) -> str:
+    topic, _, rest = name.removeprefix(PREFIX).partition('.')
+    entity, _, policy = rest.partition('.')
+    entities = [_entity(listens) for known, listens in ends if known == topic]
+    if entity in entities and policy:
+        return ''
+    if entities:
+        return (
+            f'no effect, the node has a {entities[0]} of this topic; '
+            f'write {PREFIX}{topic}.{entities[0]}.{policy or "depth"}'
+        )
+    wrong = 'no topic of the node is called so'
+    if topic in _fixed_topics(node):
+        wrong = 'the QoS of this topic is not overridable'
+    return f'{wrong}; topics: {", ".join(sorted(known for known, _ in ends))}'
+
+
+def _fixed_topics(node: Node) -> set[str]:
+    """Topics of the node, those of rclpy and rcl included."""
+    own = {publisher.topic_name for publisher in node.publishers}
+    own |= {subscription.topic_name for subscription in node.subscriptions}
+    return own | {'/rosout', node.resolve_topic_name('~/transition_event')}
+
+
+def _entity(listens: bool) -> str:
+    return 'subscription' if listens else 'publisher'
 
 
 def _value(name: str, policy: str, value: Any) -> Any:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 import time
+from typing import NamedTuple
 
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from rclpy.topic_endpoint_info import TopicEndpointInfo
+
+from vq_anomaly_ros.node.health import Throttle
 
 # Discovery tells of an endpoint a little before it tells of the node that owns it; what is no ROS
 # node (a bare DDS participant) never gets a name.
@@ -15,10 +18,28 @@ _UNKNOWN = '_NODE_NAME_UNKNOWN_'
 _NAMING = 3.0
 
 
-class TopicWatch:
-    """Compares the QoS and the type of one own publisher or subscription with all others'."""
+class Finding(NamedTuple):
+    """What was found, and how it is now where that is worth another word."""
 
-    def __init__(self, node: Node, topic: str, kind: str, qos: QoSProfile, listens: bool) -> None:
+    what: str
+    how: str = ''
+
+
+class TopicWatch:
+    """Compares the QoS and the type of one own publisher or subscription with all others'.
+
+    topic: its resolved name; listens: whether the own end is the subscription.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        topic: str,
+        kind: str,
+        qos: QoSProfile,
+        listens: bool,
+        awaited: bool = False,
+    ) -> None:
         """Watch a topic.
 
         Args:
@@ -27,18 +48,23 @@ class TopicWatch:
             kind: its message type, such as 'sensor_msgs/msg/Image'.
             qos: its QoS.
             listens: whether the own end is the subscription.
+            awaited: whether it is worth a word that nobody is at the other end.
         """
         self._node = node
-        self._topic = topic
+        self.topic = topic
         self._kind = kind
         self._qos = qos
-        self._listens = listens
-        self._told: set[str] = set()
+        self.listens = listens
+        self._awaited = awaited
+        self._told: set[Finding] = set()
+        self._throttle = Throttle()
         self._first_seen: dict[bytes, float] = {}
         self._alone_since = time.monotonic()
 
     def news(self, patience: float) -> list[str]:
-        """Return the sentences about what does not fit now and was not told before.
+        """Return a sentence about what does not fit now and was not told before, if any.
+
+        One a second at most: what else there is comes with the next calls, if it still holds then.
 
         Args:
             patience: seconds until a subscription without a publisher is named.
@@ -46,18 +72,33 @@ class TopicWatch:
         others = self._others()
         if self._some_lack_names(others):
             return []
-        found = [sentence for other in others if (sentence := self._misfit(other))]
-        if self._listens:
-            found += self._crowd(others) + self._silence(others, patience)
-        new = [sentence for sentence in found if sentence not in self._told]
+        found = self._found(others, patience)
         # What has gone away is forgotten: should it come again, it is told again.
-        self._told = set(found)
-        return new
+        still = {what for what, _ in found}
+        self._told = {told for told in self._told if told.what in still}
+        new = [finding for finding in found if finding not in self._told]
+        if not new or self._throttle.go(self.topic, time.monotonic()) is None:
+            return []
+        self._told.add(new[0])
+        return [found[new[0]]]
+
+    def _found(self, others: list[TopicEndpointInfo], patience: float) -> dict[Finding, str]:
+        """Sentences by what they are about: those that list topics change with the whole graph."""
+        found = {}
+        for other in others:
+            if sentence := self._misfit(other):
+                found[Finding(f'misfit {_name(other)}', sentence)] = sentence
+        if self.listens and len(others) > 1:
+            found[Finding('crowd')] = self._crowd(others)
+        if self._is_silent(others, patience):
+            there = self._others_of_the_kind()
+            found[Finding('silence', 'others' if there else 'nothing')] = self._silence(there)
+        return found
 
     def _others(self) -> list[TopicEndpointInfo]:
-        if self._listens:
-            return self._node.get_publishers_info_by_topic(self._topic)
-        return self._node.get_subscriptions_info_by_topic(self._topic)
+        if self.listens:
+            return self._node.get_publishers_info_by_topic(self.topic)
+        return self._node.get_subscriptions_info_by_topic(self.topic)
 
     def _some_lack_names(self, others: list[TopicEndpointInfo]) -> bool:
         now = time.monotonic()
@@ -69,60 +110,59 @@ class TopicWatch:
         )
 
     def _misfit(self, other: TopicEndpointInfo) -> str:
-        verb = 'publishes' if self._listens else 'subscribes to'
+        verb = 'publishes' if self.listens else 'subscribes to'
         if other.topic_type != self._kind:
             return (
-                f'{self._topic}: {_name(other)} {verb} it as {other.topic_type}, '
+                f'{self.topic}: {_name(other)} {verb} it as {other.topic_type}, '
                 f'{_own(self._node)} as {self._kind}: remap one of them to another topic'
             )
         writer, reader = self._qos, other.qos_profile
-        if self._listens:
+        if self.listens:
             writer, reader = reader, writer
         compatible, reason = qos_check_compatible(writer, reader)
         if compatible != QoSCompatibility.ERROR:
             return ''
         cause = reason.removeprefix('ERROR: ').strip('; ').lower()
         return (
-            f'{self._topic}: no message passes between {_name(other)} '
+            f'{self.topic}: no message passes between {_name(other)} '
             f'({_policies(other.qos_profile)}) and {_own(self._node)} ({_policies(self._qos)}): '
             f'incompatible QoS, {cause}; set {self._remedy()} or change the other side'
         )
 
     def _remedy(self) -> str:
-        parameter = 'input_reliability' if self._listens else 'output_reliability'
-        entity = 'subscription' if self._listens else 'publisher'
-        return f'{parameter} or qos_overrides.{self._topic}.{entity}.*'
+        parameter = 'input_reliability' if self.listens else 'output_reliability'
+        entity = 'subscription' if self.listens else 'publisher'
+        return f'{parameter} or qos_overrides.{self.topic}.{entity}.*'
 
-    def _crowd(self, others: list[TopicEndpointInfo]) -> list[str]:
-        if len(others) < 2:
-            return []
+    def _crowd(self, others: list[TopicEndpointInfo]) -> str:
         names = ', '.join(sorted(map(_name, others)))
-        return [
-            f'{self._topic}: {len(others)} publishers ({names}), their frames come mixed: '
+        return (
+            f'{self.topic}: {len(others)} publishers ({names}), their messages come mixed: '
             'stop or remap all but one'
-        ]
+        )
 
-    def _silence(self, others: list[TopicEndpointInfo], patience: float) -> list[str]:
+    def _is_silent(self, others: list[TopicEndpointInfo], patience: float) -> bool:
+        now = time.monotonic()
         if others:
-            self._alone_since = time.monotonic()
-            return []
-        if time.monotonic() - self._alone_since < patience:
-            return []
-        return [f'{self._topic}: nobody publishes it; {self._hint()}']
+            self._alone_since = now
+        return self._awaited and not others and now - self._alone_since >= patience
 
-    def _hint(self) -> str:
-        """Name the topics of this type that do exist, the most similar first."""
+    def _silence(self, there: list[str]) -> str:
+        hint = f'no topic of type {self._kind} is there: start the camera, check ROS_DOMAIN_ID'
+        if there:
+            listing = ', '.join(there[:5])
+            hint = f'set cameras and image_topic, or remap; topics of type {self._kind}: {listing}'
+        return f'{self.topic}: nobody publishes it; {hint}'
+
+    def _others_of_the_kind(self) -> list[str]:
+        """The topics of this type that do exist, the most similar first."""
         there = [
             topic
             for topic, kinds in self._node.get_topic_names_and_types()
-            if self._kind in kinds and topic != self._topic and self._is_foreign(topic)
+            if self._kind in kinds and topic != self.topic and self._is_foreign(topic)
         ]
-        if not there:
-            return f'no topic of type {self._kind} is there: start the camera, check ROS_DOMAIN_ID'
-        there.sort(key=lambda topic: -difflib.SequenceMatcher(a=self._topic, b=topic).ratio())
-        return f'set cameras and image_topic, or remap; topics of type {self._kind}: ' + ', '.join(
-            there[:5]
-        )
+        there.sort(key=lambda topic: -difflib.SequenceMatcher(a=self.topic, b=topic).ratio())
+        return there
 
     def _is_foreign(self, topic: str) -> bool:
         publishers = self._node.get_publishers_info_by_topic(topic)

@@ -11,10 +11,13 @@ import argparse
 import array
 import json
 import os
+import platform
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,14 @@ import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.task import Future
 from sensor_msgs.msg import Image
 
 from vq_anomaly_ros.node.messages import stream_qos
+from vq_anomaly_ros.node.signals import parse_arguments, ros_until_signal
+from vq_anomaly_ros.replay.interruption import interruptible
+from vq_anomaly_ros.replay.processes import Child, ProcessError, start_child
 from vq_anomaly_ros.share import share_folders
 
 PROFILE = 'fastdds_large_images.xml'
@@ -32,39 +40,65 @@ VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 _SETTLE = 1.0
 _IDLE = 3.0
 _PATIENCE = 60.0
+_MODULE = 'vq_anomaly_ros.node.transport'
+_HIGHEST_RATE = 1000.0
+_LONGEST = 3600.0
+_MOST_CAMERAS = 64
+_LARGEST = 16384
 
 
-def send(node: Node, options: argparse.Namespace) -> dict[str, Any]:
-    """Publish images at the rate asked for; returns how many, and how late the last one was."""
+def send(node: Node, options: argparse.Namespace, stop: Future) -> dict[str, Any]:
+    """Publish images at the rate asked for; returns how many, and how late the last one was.
+
+    Ends early when `stop` completes.
+    """
     qos = stream_qos('best_effort', 5)
     publishers = [
         node.create_publisher(Image, f'/camera_{number}/image_raw', qos)
         for number in range(options.cameras)
     ]
-    end = time.monotonic() + _PATIENCE
-    while not all(publisher.get_subscription_count() for publisher in publishers):
-        if time.monotonic() > end:
-            raise SystemExit('measure_transport: the receiver does not appear')
-        time.sleep(0.05)
-    # A writer knows its reader a little before the reader knows the writer.
-    time.sleep(_SETTLE)
+    _await_receiver(publishers, stop)
     message = Image(
         height=options.height, width=options.width, encoding='bgr8', step=3 * options.width
     )
     message.data = array.array('B', bytes(3 * options.width * options.height))
-    start, frames = time.monotonic(), round(options.rate * options.seconds)
+    start, frames = time.monotonic(), _frames(options)
+    sent = 0
     for number in range(frames):
         time.sleep(max(0.0, start + number / options.rate - time.monotonic()))
+        if stop.done():
+            break
         for publisher in publishers:
             message.header.stamp = node.get_clock().now().to_msg()
             publisher.publish(message)
+            sent += 1
     late = time.monotonic() - start - (frames - 1) / options.rate
     time.sleep(_SETTLE)
-    return {'sent': frames * options.cameras, 'late_s': late}
+    return {'sent': sent, 'late_s': late}
 
 
-def receive(node: Node, options: argparse.Namespace) -> dict[str, Any]:
-    """Count images until none has come for a while; latency from the stamp to the callback."""
+def _await_receiver(publishers: Sequence[Publisher], stop: Future) -> None:
+    end = time.monotonic() + _PATIENCE
+    while not all(publisher.get_subscription_count() for publisher in publishers):
+        if time.monotonic() > end:
+            raise SystemExit('measure_transport: the receiver does not appear')
+        if stop.done():
+            return
+        time.sleep(0.05)
+    # A writer knows its reader a little before the reader knows the writer.
+    time.sleep(_SETTLE)
+
+
+def _frames(options: argparse.Namespace) -> int:
+    """Images of each camera; one at least."""
+    return max(1, round(options.rate * options.seconds))
+
+
+def receive(node: Node, options: argparse.Namespace, stop: Future) -> dict[str, Any]:
+    """Count images until none has come for a while; latency from the stamp to the callback.
+
+    Ends early when `stop` completes.
+    """
     latencies: list[float] = []
 
     def on_image(message: Image) -> None:
@@ -78,7 +112,7 @@ def receive(node: Node, options: argparse.Namespace) -> dict[str, Any]:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     last, seen = time.monotonic() + _PATIENCE, 0
-    while time.monotonic() < last + _IDLE:
+    while time.monotonic() < last + _IDLE and not stop.done():
         executor.spin_once(timeout_sec=0.1)
         if len(latencies) > seen:
             last, seen = time.monotonic(), len(latencies)
@@ -105,21 +139,48 @@ def measure(options: argparse.Namespace, cameras: int, profile: bool) -> dict[st
         'height': options.height,
     }
     arguments = [part for name, value in values.items() for part in (f'--{name}', str(value))]
-    ends = [
-        subprocess.Popen(
-            [sys.executable, '-m', 'vq_anomaly_ros.node.transport', role, *arguments],
-            stdout=subprocess.PIPE,
-            env=environment,
-        )
-        for role in ('receive', 'send')
-    ]
+    patience = 2 * _PATIENCE + 10 * options.seconds
     said: dict[str, Any] = {}
-    for end in ends:
-        output = end.communicate()[0]
-        if end.returncode:
-            raise SystemExit(f'measure_transport: a process ended with {end.returncode}')
-        said.update(json.loads(output))
-    return {**values, 'profile': profile, **said, 'share': said['received'] / said['sent']}
+    with tempfile.TemporaryDirectory(prefix='measure_transport.') as folder, ExitStack() as stack:
+
+        def start(role: str) -> Child:
+            log = Path(folder) / f'{role}.txt'
+            return start_child(stack, _MODULE, [role, *arguments], environment, log)
+
+        receiver, sender = start('receive'), start('send')
+        sender.wait(patience, (receiver,))
+        receiver.wait(patience)
+        for end in (receiver, sender):
+            # The last line: before it DDS may have had something to say.
+            said.update(json.loads(end.log.read_text().splitlines()[-1]))
+    return {**values, 'profile': profile, **said, 'share': said['received'] / max(said['sent'], 1)}
+
+
+def provenance() -> dict[str, Any]:
+    """Return what a row was measured with: commit ('' outside of a checkout), CPU and its cores."""
+    return {'commit': _commit(), 'cpu': _cpu(), 'cores': len(os.sched_getaffinity(0))}
+
+
+def _commit() -> str:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / '.git').exists():
+        return ''
+    # Without tags it is the commit, with -dirty where files differ from it.
+    git = ['git', 'describe', '--always', '--dirty', '--abbrev=10', '--exclude=*']
+    try:
+        return subprocess.run(git, cwd=root, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ''
+
+
+def _cpu() -> str:
+    """Name the CPU as Linux does on x86, else by its architecture."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return models[0] if models else platform.machine()
 
 
 def _profile() -> str:
@@ -132,13 +193,33 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog='measure_transport', description=__doc__)
     add = parser.add_argument
     add('role', nargs='?', choices=('measure', 'send', 'receive'), default='measure')
-    add('--cameras', type=int, nargs='+', default=[1, 4], help='numbers of cameras')
-    add('--rate', type=float, default=10.0, help='images a second and camera')
-    add('--seconds', type=float, default=10.0, help='of each measurement')
-    add('--width', type=int, default=1920, help='of the images, in pixels')
-    add('--height', type=int, default=1080, help='of the images, in pixels')
+    cameras = _number(int, _MOST_CAMERAS)
+    add('--cameras', type=cameras, nargs='+', default=[1, 4], help='numbers of cameras')
+    rate = _number(float, _HIGHEST_RATE)
+    add('--rate', type=rate, default=10.0, help='images a second and camera')
+    add('--seconds', type=_number(float, _LONGEST), default=10.0, help='of each measurement')
+    pixels = _number(int, _LARGEST)
+    add('--width', type=pixels, default=1920, help='of the images, in pixels')
+    add('--height', type=pixels, default=1080, help='of the images, in pixels')
     add('--json', type=Path, help='write the rows there')
     return parser
+
+
+def _number(kind: Callable[[str], float], most: float) -> Callable[[str], float]:
+    """Make an argparse type: a number of a kind above 0, up to `most`."""
+
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        # Written so that nan, which compares with nothing, is refused.
+        if not 0 < value <= most:
+            what = 'whole number' if kind is int else 'number'
+            raise argparse.ArgumentTypeError(f'{text!r} is no {what} above 0, up to {most:g}')
+        return value
+
+    return read
 
 
 def _measure_all(options: argparse.Namespace) -> int:
@@ -147,29 +228,61 @@ def _measure_all(options: argparse.Namespace) -> int:
     for profile in (False, True):
         for cameras in options.cameras:
             row = measure(options, cameras, profile)
-            rows.append(row)
+            rows.append({**row, **provenance()})
             cells = (cameras, 'yes' if profile else 'no', row['sent'], row['received'])
             times = f'{row["latency_p50_ms"]:.1f} | {row["latency_p99_ms"]:.1f}'
             print(f'| {" | ".join(map(str, cells))} | {times} |', flush=True)
     if options.json is not None:
-        options.json.write_text(json.dumps(rows, indent=1) + '\n')
+        _write_whole(options.json, json.dumps(rows, indent=1) + '\n')
     return 0
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file that replaces one of that name only once it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
+    try:
+        with os.fdopen(handle, 'w', encoding='utf-8') as file:
+            file.write(text)
+        # mkstemp makes it readable by its owner only.
+        Path(scratch).chmod(0o644)
+        Path(scratch).replace(path)
+    finally:
+        Path(scratch).unlink(missing_ok=True)
+
+
+def _be_an_end(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, arguments: list[str]
+) -> None:
+    """Send or receive until it is done or a signal comes, and print what was counted."""
+    (options.cameras,) = options.cameras
+    with ros_until_signal(parser, arguments) as stop:
+        node = rclpy.create_node(f'measure_transport_{options.role}')
+        try:
+            print(json.dumps((send if options.role == 'send' else receive)(node, options, stop)))
+        finally:
+            node.destroy_node()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, or be one of the two ends; returns the exit code."""
-    options = _parser().parse_args(argv)
-    if options.role == 'measure':
-        return _measure_all(options)
-    (options.cameras,) = options.cameras
-    rclpy.init(args=[])
-    node = rclpy.create_node(f'measure_transport_{options.role}')
+    parser = _parser()
+    options, arguments = parse_arguments(parser, argv)
+    if options.role != 'measure':
+        _be_an_end(parser, options, arguments)
+        return 0
     try:
-        print(json.dumps((send if options.role == 'send' else receive)(node, options)))
-    finally:
-        node.destroy_node()
-        rclpy.shutdown()
-    return 0
+        with interruptible():
+            return _measure_all(options)
+    except (ProcessError, OSError) as error:
+        print(f'measure_transport: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(
+            'measure_transport: interrupted; both processes have ended, no file was written',
+            file=sys.stderr,
+        )
+        return 130
 
 
 if __name__ == '__main__':

@@ -41,12 +41,17 @@ NANOSECONDS = 1_000_000_000
 Storage = Literal['mcap', 'sqlite3']
 BagVersion = Literal[8, 9]
 
+_STORAGE_FILES = ('.mcap', '.db3')
 # What rmw calls "infinite": the largest duration that rosbag2 writes and reads back.
 _INFINITE = QosTime(9223372036, 854775807)
 
 
 class BagError(ValueError):
     """A bag cannot be read or written; the message names the bag, the cause and the remedy."""
+
+
+class BagExistsError(BagError):
+    """A bag would have to be replaced, and nobody said that it may be."""
 
 
 class RawMessage(NamedTuple):
@@ -74,6 +79,11 @@ def _open(bag: Path) -> Iterator[Reader]:
             f'{bag}: no metadata.yaml, so this is no bag or its recording was cut off; '
             f'restore it with `ros2 bag reindex {bag}` or give the .mcap or .db3 file inside'
         )
+    if bag.is_file() and bag.suffix not in _STORAGE_FILES:
+        raise BagError(
+            f'{bag}: is no bag; give the folder that holds its metadata.yaml, or a .mcap or .db3 '
+            'file'
+        )
     try:
         reader = Reader(bag)
         reader.open()
@@ -88,10 +98,11 @@ def _open(bag: Path) -> Iterator[Reader]:
 
 def _damaged(bag: Path, error: Exception | str) -> BagError:
     cause = str(error).strip().rstrip('.') or type(error).__name__
-    return BagError(
-        f'{bag}: the bag is damaged or incomplete ({cause}); '
-        'copy it again from its source, or record it again'
-    )
+    remedy = 'copy it again from its source, or record it again'
+    if files := [bag] if bag.suffix == '.mcap' else sorted(bag.glob('*.mcap')):
+        # ros2 bag reindex writes metadata only, and a cut mcap lacks the index at its own end.
+        remedy = f'save what is whole with `mcap recover {files[0]} -o whole.mcap`, {remedy}'
+    return BagError(f'{bag}: the bag is damaged or incomplete ({cause}); {remedy}')
 
 
 def read_raw(bag: Path, topics: Sequence[str] | None = None) -> Iterator[RawMessage]:
@@ -289,7 +300,8 @@ class BagWriter:
             overwrite: replace a bag of that name once the new one is complete.
 
         Raises:
-            BagError: `path` exists and may not be replaced, or is no bag.
+            BagExistsError: `path` exists and may not be replaced.
+            BagError: `path` may be replaced, but is no bag.
         """
         self.path = Path(path)
         self._plugin = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}[storage]
@@ -298,7 +310,7 @@ class BagWriter:
         if overwrite:
             check_replaceable(self.path)
         elif self.path.exists():
-            raise BagError(f'{self.path}: exists already; remove it or choose another name')
+            raise BagExistsError(f'{self.path}: exists already; remove it or choose another name')
 
     def __enter__(self) -> BagWriter:
         try:

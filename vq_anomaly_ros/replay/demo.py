@@ -194,7 +194,8 @@ def _report(model: ModelFile, folder: Path, console: Console) -> dict[str, Any]:
         title='Sample drive through the node',
         sources=('sample drive',),
         made_by='The sample drive was played to the node over DDS; this is what a recorder '
-        'received of its answers.',
+        'received of its answers. Its figures do not compare with a benchmark of real pictures: '
+        'scene and objects are drawn, many of these are tiny, and only answered frames are judged.',
         model=model,
         calibration=Calibration.from_dict(model.info.calibration or {}),
         target_fpr=_TARGET_FPR,

@@ -50,6 +50,8 @@ from vq_anomaly_ros.replay.topic_choice import ask_for_topic
 from vq_anomaly_ros.replay.video import VideoError
 
 OUTPUT = 'output'
+# As the node's parameter.
+_MOST_THREADS = 256
 # What a person can mend: told in one sentence, without a traceback.
 EXPECTED_ERRORS = (
     BagError,
@@ -321,6 +323,14 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
     )
 
 
+def _threads(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= _MOST_THREADS):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no number of threads; give 0 to {_MOST_THREADS}'
+        )
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser('evaluate_bag', description=__doc__)
     add = parser.add_argument
@@ -332,7 +342,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--backend', default='auto', help='openvino, onnxruntime or auto')
     add('--output-size', choices=('network', 'camera'), default='camera', help='of the images out')
     add('--target-fpr', type=float, default=1e-3, help='share of normal pixels in the mask')
-    add('--threads', type=int, default=0, help='0 leaves it to the runtime')
+    add('--threads', type=_threads, default=0, help='0 leaves it to the runtime')
     add_bag_options(parser)
     add('--rerun', type=Path, metavar='OUT.rrd', help='also write a recording for the rerun viewer')
     add('--no-video', action='store_true', help='write no overlay.webm')

@@ -20,11 +20,12 @@ def staged(out: Path) -> Iterator[Path]:
     """Give a temporary folder inside `out`; its entries replace those of `out` on success.
 
     Left with an exception (Ctrl-C included) it removes what was written: `out` keeps the results
-    that it had. Entries of `out` with other names stay.
+    that it had, and is gone again if it was not there. Entries of `out` with other names stay.
 
     Raises:
         OutputError: `out` cannot be written to.
     """
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix='.unfinished-', dir=out))
@@ -39,6 +40,16 @@ def staged(out: Path) -> Iterator[Path]:
         _install(fresh, out, scratch / 'replaced')
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        _remove_empty(missing)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove those of the folders that hold nothing, the innermost first."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # not empty: somebody's results are in it
+            return
 
 
 def _install(fresh: Path, out: Path, replaced: Path) -> None:

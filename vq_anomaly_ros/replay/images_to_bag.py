@@ -22,6 +22,7 @@ from vq_anomaly_ros.images import compressed_fields
 from vq_anomaly_ros.replay.bags import (
     NANOSECONDS,
     BagError,
+    BagExistsError,
     BagVersion,
     BagWriter,
     Storage,
@@ -29,6 +30,7 @@ from vq_anomaly_ros.replay.bags import (
 )
 from vq_anomaly_ros.replay.interruption import interruptible
 from vq_anomaly_ros.replay.progress import progress_bar
+from vq_anomaly_ros.topic_names import absolute_topic_name
 
 PICTURES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.ppm', '.tif', '.tiff')
 VIDEOS = ('.mp4', '.webm', '.avi', '.mkv', '.mov')
@@ -171,6 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with interruptible():
             count = convert(conversion, Console(stderr=True))
+    except BagExistsError as error:
+        print(f'images_to_bag: {error}, or replace it with --overwrite', file=sys.stderr)
+        return 2
     except (SourceError, BagError) as error:
         print(f'images_to_bag: {error}', file=sys.stderr)
         return 2
@@ -187,7 +192,8 @@ def _parser() -> argparse.ArgumentParser:
     add('source', type=Path, help='folder of pictures (sorted as people count) or a video')
     add('out', type=Path, help='folder of the new bag')
     add('--rate', type=float, default=10.0, help='frames a second of the bag')
-    add('--topic', default='/front/image_raw', help='of the images')
+    topic = Conversion.topic
+    add('--topic', type=absolute_topic_name, default=topic, help='of the images')
     add('--compressed', action='store_true', help='write CompressedImage to TOPIC/compressed')
     add_bag_options(parser)
     add('--frame-id', default='camera', help='of the headers')

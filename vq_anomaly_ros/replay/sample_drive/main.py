@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 from rich.console import Console
 
-from vq_anomaly_ros.replay.bags import BagError, BagWriter
+from vq_anomaly_ros.replay.bags import BagError, BagExistsError, BagWriter
 from vq_anomaly_ros.replay.progress import progress_bar
+from vq_anomaly_ros.topic_names import absolute_topic_name
 
 from .drive import DriveFrame, render_drive
 
@@ -62,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         count = write_drive(
             options.out, frames, options.topic, console, options.frames, options.overwrite
         )
+    except BagExistsError as error:
+        print(f'sample_drive: {error}, or replace it with --overwrite', file=sys.stderr)
+        return 2
     except (ValueError, BagError) as error:
         print(f'sample_drive: {error}', file=sys.stderr)
         return 2
@@ -86,7 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     add('--seed', type=int, default=0, help='decides street, weather and objects')
     add('--size', type=_size, default=(540, 960), help='of a frame, HEIGHTxWIDTH')
     add('--rate', type=float, default=10.0, help='frames a second')
-    add('--topic', default='/front/image_raw', help='of the images')
+    topic = '/front/image_raw'
+    add('--topic', type=absolute_topic_name, default=topic, help='of the images')
     add('--overwrite', action='store_true', help='replace a bag of that name')
     return parser
 
