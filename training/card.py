@@ -67,6 +67,17 @@ Per cent; in brackets the 95 % bootstrap interval over images, where the set is 
 """
 
 
+def own_rows(model: ModelFile, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that were measured with this very file; CardError where there is none."""
+    own = [row for row in rows if row['provenance']['sha256'] == model.sha256]
+    if not own:
+        raise CardError(
+            f'{model.path}: no row was measured with this file (sha256 {model.sha256[:8]}); '
+            'run training.benchmark again'
+        )
+    return own
+
+
 def with_table(page: str, table: str, name: str = 'benchmark') -> str:
     """`page` with `table` between the markers of that name; CardError where it has none."""
     opening, closing = f'<!-- {name} -->', f'<!-- /{name} -->'
@@ -89,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = model_file.read(options.model)
         rows = json.loads(options.rows.read_text())
         notes = options.notes.read_text() if options.notes else ''
-        write_text(options.model.with_suffix('.md'), card(model, rows, notes))
+        write_text(options.model.with_suffix('.md'), card(model, own_rows(model, rows), notes))
         if options.readme:
             page = with_table(options.readme.read_text(), markdown(rows))
             write_text(options.readme, page)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from training import card
+from training import ablation, card
+from training.baselines.measure import markdown as baselines_table
 from training.tables import markdown
 from vq_anomaly_ros.detection import model_file
 
@@ -34,10 +37,28 @@ def test_the_table_goes_between_the_markers_and_nowhere_else() -> None:
         card.with_table('no markers', 'new')
 
 
-def test_readme_and_card_say_what_the_rows_and_the_shipped_model_say(street_model: Path) -> None:
+def test_readme_and_cards_say_what_the_rows_and_the_shipped_models_say() -> None:
     rows = json.loads((ROOT / 'docs/benchmarks/street.json').read_text())
-    model = model_file.read(street_model)
-    assert {row['provenance']['sha256'] for row in rows} == {model.sha256}
+    models = [model_file.read(path) for path in sorted((ROOT / 'models').glob('*.onnx'))]
+    assert {row['provenance']['sha256'] for row in rows} == {model.sha256 for model in models}
     assert markdown(rows) in (ROOT / 'README.md').read_text()
-    notes = (ROOT / 'docs/benchmarks/street_notes.md').read_text()
-    assert (ROOT / 'models/street.md').read_text() == card.card(model, rows, notes)
+    for model in models:
+        notes = (ROOT / f'docs/benchmarks/{model.info.name.replace("-", "_")}_notes.md').read_text()
+        page = (ROOT / f'models/{model.info.name}.md').read_text()
+        assert page == card.card(model, card.own_rows(model, rows), notes)
+
+
+def test_a_card_needs_rows_of_its_own_file(tiny_model: Path) -> None:
+    with pytest.raises(card.CardError, match='no row was measured with this file'):
+        card.own_rows(model_file.read(tiny_model), [ROW])
+
+
+@pytest.mark.parametrize(
+    ('name', 'table'), [('ablation', ablation.markdown), ('baselines', baselines_table)]
+)
+def test_the_page_of_the_method_says_what_was_measured(
+    name: str, table: Callable[[Sequence[dict[str, Any]]], str]
+) -> None:
+    rows = json.loads((ROOT / f'docs/benchmarks/{name}.json').read_text())
+    page = (ROOT / 'docs/codebook.md').read_text()
+    assert card.with_table(page, table(rows), name) == page
