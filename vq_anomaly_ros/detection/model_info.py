@@ -28,9 +28,9 @@ class ModelInfo:
     palette: RGB, one a class; input_size: (h, w) pixels; stride: input size / score map size;
     score_range: lowest and highest possible raw score; codevectors_per_class: 0 where there is no
     codebook; calibration: `Calibration.to_dict()` of the training set; parity: the report of the
-    export; created: ISO date. weights_sha256 is filled by `write`. codebook_usage: over the training
-    pictures, {'unused': codevectors that no position is nearest to, 'perplexity': {class: exp of the
-    entropy of its codevectors' shares}}; empty where it was not measured.
+    export; created: ISO date. weights_sha256 is filled by `write`. codebook_usage: over the
+    training pictures, {'unused': codevectors that no position is nearest to, 'perplexity': {class:
+    exp of the entropy of its codevectors' shares}}; empty where it was not measured.
     """
 
     name: str
