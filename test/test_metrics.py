@@ -498,6 +498,31 @@ class TestEvaluations:
             assert high > low
         assert 'f1_star' not in found.metrics
 
+    @pytest.mark.parametrize('protocol', ['fishyscapes', 'pooled'])
+    @pytest.mark.parametrize('levels', [None, 2, 30])
+    def test_exact_protocols_equal_scikit_learn_with_ties_and_void(self, protocol, levels):
+        images = [scored_labels(seed, 1500 + 400 * seed, levels) for seed in range(5)]
+        evaluation = anomaly_evaluation(find_protocol(protocol))
+        for scores, labels in images:
+            evaluation.add(scores.reshape(-1, 50), labels.reshape(-1, 50))
+        found = evaluation.result().metrics
+        scores, labels = (np.concatenate([image[i] for image in images]) for i in (0, 1))
+        truth, kept = judged(scores, labels)
+        assert kept.size < scores.size
+        assert levels is None or np.unique(kept).size < kept.size / 50
+        assert found['ap'] == pytest.approx(oracle.average_precision_score(truth, kept), abs=1e-6)
+        assert found['auroc'] == pytest.approx(oracle.roc_auc_score(truth, kept), abs=1e-6)
+
+    def test_what_lies_under_void_changes_nothing(self):
+        scores, labels = street(0)
+        other = np.where(labels == 255, np.float32(9), scores)
+        found = []
+        for each in (scores, other):
+            evaluation = anomaly_evaluation(find_protocol('pooled'))
+            evaluation.add(each, labels)
+            found.append(evaluation.result())
+        assert found[0] == found[1]
+
     def test_smiyc_judges_components_above_the_best_f1_threshold(self):
         evaluation = anomaly_evaluation(find_protocol('smiyc'))
         images = [street(seed) for seed in range(3)]

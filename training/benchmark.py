@@ -1,195 +1,65 @@
 """Measure model files on data sets: `python -m training.benchmark --model M... --data DIR...`.
 
-Every model is run on every set under one protocol, as the vehicle runs it (the same engines, no
-torch). Pictures are stretched to the model's input size, scores and class scores are upsampled
-bilinearly to the label's size before they are judged; the class is the argmax of upsampled class
-scores. Each row carries where it comes from: protocol, weights, outlier data, commit.
+Every model is run on every set, as the vehicle runs it (the same engines, no torch). Each set is
+judged under its own protocol, `DIR:PROTOCOL` or `DIR:smiyc:obstacle`, or under `--protocol`.
+Pictures are stretched to the model's input size, scores and class scores are upsampled bilinearly
+to the label's size before they are judged; the class is the argmax of upsampled class scores. A set
+of coarser classes is judged by them. Each row carries where it comes from: protocol, weights,
+outlier data, commit, and with `--timing` the time of a frame.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training.data import folders, layouts
-from training.data.folders import (
-    AnomalyFolder,
-    FolderError,
-    LabelledImage,
-    MvtecCategory,
-    SegmentationFolder,
+from training.data import folders
+from training.data.folders import AnomalyFolder, FolderError, MvtecCategory, SegmentationFolder
+from training.judged_classes import JudgedClasses, judged_classes
+from training.measurement import (
+    TRACKS,
+    BenchmarkError,
+    Dataset,
+    Measurement,
+    named_set,
+    protocol_of,
+    read_dataset,
 )
+from training.predictor import Image, Predictor, size_of, upsampled_argmax
 from training.sheets import ContactSheets
 from training.tables import Row, markdown, write_text
 from vq_anomaly_ros.detection import model_file
-from vq_anomaly_ros.detection.engines import Engine, EngineError, open_engine
+from vq_anomaly_ros.detection.engines import EngineError
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelFileError
 from vq_anomaly_ros.metrics import (
-    ANOMALY_TRACK,
-    OBSTACLE_TRACK,
     PROTOCOLS,
     IndustrialEvaluation,
     MetricError,
-    Protocol,
     Result,
     SegmentationEvaluation,
     anomaly_evaluation,
-    find_protocol,
 )
 from vq_anomaly_ros.replay.files import OutputError, staged
 
-Image = NDArray[np.uint8]
-Dataset = AnomalyFolder | SegmentationFolder | MvtecCategory
+__all__ = ['Measurement', 'Predictor', 'main', 'measure', 'upsampled_argmax']
+
 Advance = Callable[[], None]
+Judge = Callable[[ContactSheets | None, Advance], Result]
+Job = tuple[Dataset, Measurement]
 
-TRACKS = {'anomaly': ANOMALY_TRACK, 'obstacle': OBSTACLE_TRACK}
-# Pictures looked at to tell anomaly labels from class labels before anything is measured.
-_LABELS_PROBED = 20
 _INTERRUPTED = 130
-
-
-class BenchmarkError(ValueError):
-    """A model, a data set and a protocol that do not go together."""
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """How to measure: what of a model, under which protocol, and where sheets go, if anywhere."""
-
-    protocol: Protocol
-    backend: str = 'auto'
-    threads: int = 2
-    seed: int = 0
-    split: str | None = None
-    sheets: Path | None = None
-
-    @property
-    def output(self) -> str:
-        """The output of the model that is judged."""
-        return 'class_scores' if self.protocol.task == 'segmentation' else 'score'
-
-
-def read_dataset(root: Path, measurement: Measurement) -> Dataset:
-    """Read a folder in the format that the protocol judges; BenchmarkError where it is another.
-
-    Public data sets are read in the layouts of their authors (training/data/layouts.py).
-    """
-    task = measurement.protocol.task
-    if task != 'industrial' and layouts.locate(root) is not None:
-        if task == 'anomaly':
-            return layouts.read_anomaly_set(root, measurement.split)
-        return layouts.read_segmentation_set(root, measurement.split)
-    found = folders.find_format(root)
-    fitting = {'anomaly': ('flat',), 'segmentation': ('flat', 'splits'), 'industrial': ('mvtec',)}
-    if found not in fitting[task]:
-        kinds = {'flat': 'pooled', 'splits': 'segmentation', 'mvtec': 'industrial'}
-        raise BenchmarkError(
-            f'{root}: is not in the format that the protocol {measurement.protocol.name} judges; '
-            f'use --protocol {kinds[found]} or a folder with '
-            f'{"train/good/ and test/good/" if task == "industrial" else "images/ and labels/"}'
-        )
-    if task == 'anomaly':
-        return folders.read_anomaly_folder(root)
-    if task == 'segmentation':
-        return folders.read_segmentation_folder(root, measurement.split or 'test')
-    return folders.read_mvtec_category(root)
-
-
-def check_classes(model: ModelFile, data: SegmentationFolder) -> NDArray[np.int16]:
-    """Return the table from label ids to the model's classes; an error where they do not meet.
-
-    Ignored ids are judged as little as void ones: both become 255.
-    """
-    names = model.info.classes
-    if not names:
-        raise BenchmarkError(
-            f'{model.path}: the method {model.info.method} has no classes to judge; '
-            'use a protocol of anomaly scores'
-        )
-    if data.classes is None and len(names) > 2 and _looks_like_anomalies(data.samples):
-        raise BenchmarkError(
-            f'{data.root}: its labels are 0, 1 and 255 only, anomalies rather than '
-            f'{len(names)} classes; use --protocol pooled, or name the classes in classes.yaml'
-        )
-    table = folders.class_table(data.classes, names, data.root)
-    table[table == folders.IGNORED] = folders.VOID
-    return table
-
-
-def _looks_like_anomalies(samples: Sequence[LabelledImage]) -> bool:
-    try:
-        for sample in samples[:_LABELS_PROBED]:
-            folders.load_anomaly_labels(sample.label)
-    except FolderError:
-        return False
-    return True
-
-
-class Predictor:
-    """An opened engine as a function of pictures of any size."""
-
-    def __init__(self, model: ModelFile, measurement: Measurement) -> None:
-        self.model = model
-        self._output = measurement.output
-        self.engine: Engine = open_engine(
-            model, measurement.backend, (self._output,), threads=measurement.threads
-        )
-
-    def run(self, image: Image) -> NDArray[np.float32]:
-        """Run on uint8 [H, W, 3] BGR: score [h/s, w/s] or class scores [C, h/s, w/s], raw.
-
-        The array belongs to the engine and is valid until the next run.
-        """
-        height, width = self.model.info.input_size
-        stretched = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-        cv2.cvtColor(stretched, cv2.COLOR_BGR2RGB, dst=self.engine.input_buffer(1)[0])
-        return np.asarray(self.engine.infer(1)[self._output][0])
-
-    def score(self, image: Image, size: tuple[int, int]) -> NDArray[np.float32]:
-        """Raw score, float32 [H, W], upsampled bilinearly to `size` (height, width)."""
-        return upsample(self.run(image), size)
-
-    def classes(self, image: Image, size: tuple[int, int]) -> Image:
-        """Classes, uint8 [H, W]: the argmax of class scores upsampled bilinearly to `size`."""
-        return upsampled_argmax(self.run(image), size)
-
-
-def size_of(image: Image) -> tuple[int, int]:
-    """Height and width of a picture, which its labels share."""
-    return image.shape[0], image.shape[1]
-
-
-def upsample(score: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Resize a map [h, w] to `size` (height, width) with bilinear interpolation."""
-    return np.asarray(cv2.resize(score, size[::-1], interpolation=cv2.INTER_LINEAR))
-
-
-def upsampled_argmax(class_scores: NDArray[np.float32], size: tuple[int, int]) -> Image:
-    """Argmax over C of class scores [C, h, w] resized to `size`: uint8 [H, W], first of equals.
-
-    One class at a time, so that memory does not grow with their number.
-    """
-    best = upsample(class_scores[0], size)
-    classes = np.zeros(size, np.uint8)
-    for index in range(1, len(class_scores)):
-        scores = upsample(class_scores[index], size)
-        better = scores > best
-        best[better] = scores[better]
-        classes[better] = index
-    return classes
+_ROUNDS = 5  # of `--timing`
+_PICTURES = ('.png', '.svg')
 
 
 def measure_anomalies(
@@ -217,21 +87,22 @@ def measure_anomalies(
 def measure_classes(
     predictor: Predictor,
     data: SegmentationFolder,
+    judged: JudgedClasses,
     measurement: Measurement,
     sheets: ContactSheets | None = None,
     advance: Advance = lambda: None,
 ) -> Result:
-    """Judge the classes of a model on one split of a segmentation folder."""
-    table = check_classes(predictor.model, data)
-    evaluation = SegmentationEvaluation(len(predictor.model.info.classes), seed=measurement.seed)
+    """Judge the classes of a model, or coarser ones, on one split of a segmentation folder."""
+    evaluation = SegmentationEvaluation(len(judged.names), seed=measurement.seed)
     for sample in data.samples:
         image = folders.load_image(sample.image)
-        labels = folders.load_class_ids(sample.label, table)
+        labels = folders.load_class_ids(sample.label, judged.table)
         folders.check_same_size(sample.image, image, sample.label, labels)
-        predicted = predictor.classes(image, size_of(image))
+        predicted = predictor.classes(image, size_of(image), judged.members)
         evaluation.add(predicted, labels)
         if sheets is not None:
-            sheets.add_classes(sample.image.stem, image, predicted, labels.astype(np.uint8))
+            found, truth = judged.shown_as[predicted], judged.shown_as[labels]
+            sheets.add_classes(sample.image.stem, image, found, truth)
         advance()
     return evaluation.result()
 
@@ -274,35 +145,41 @@ def measure(
     predictor: Predictor, data: Dataset, measurement: Measurement, advance: Advance = lambda: None
 ) -> Row:
     """Measure one model on one set: a row of the table, with its provenance."""
+    judge, judged = _judge(predictor, data, measurement)
     if measurement.sheets is None:
-        result = _measured(predictor, data, measurement, None, advance)
+        result = judge(None, advance)
     else:
         stem = f'{predictor.model.path.stem}_{data.name.replace("/", "_")}'
         with staged(measurement.sheets) as folder:
             sheets = ContactSheets(folder, stem, predictor.model.info)
-            result = _measured(predictor, data, measurement, sheets, advance)
+            result = judge(sheets, advance)
             sheets.close()
-    return row(predictor, data, measurement, result)
+    return row(predictor, data, measurement, result, judged)
 
 
-def _measured(
+def _judge(
+    predictor: Predictor, data: Dataset, measurement: Measurement
+) -> tuple[Judge, JudgedClasses | None]:
+    """What judges a set of this kind, and by which classes, if by any."""
+    if isinstance(data, AnomalyFolder):
+        return partial(measure_anomalies, predictor, data, measurement), None
+    if isinstance(data, MvtecCategory):
+        return partial(measure_defects, predictor, data, measurement), None
+    judged = judged_classes(predictor.model, data)
+    return partial(measure_classes, predictor, data, judged, measurement), judged
+
+
+def row(
     predictor: Predictor,
     data: Dataset,
     measurement: Measurement,
-    sheets: ContactSheets | None,
-    advance: Advance,
-) -> Result:
-    if isinstance(data, AnomalyFolder):
-        return measure_anomalies(predictor, data, measurement, sheets, advance)
-    if isinstance(data, SegmentationFolder):
-        return measure_classes(predictor, data, measurement, sheets, advance)
-    return measure_defects(predictor, data, measurement, sheets, advance)
-
-
-def row(predictor: Predictor, data: Dataset, measurement: Measurement, result: Result) -> Row:
+    result: Result,
+    judged: JudgedClasses | None = None,
+) -> Row:
     """Return a result as a JSON row: metrics as fractions of 1, and all that they depend on.
 
-    `seed` is that of the bootstrap, `commit` that of the model's export.
+    `seed` is that of the bootstrap, `commit` that of the model's export. `judged` are the classes
+    of a segmentation folder.
     """
     info = predictor.model.info
     return {
@@ -315,7 +192,7 @@ def row(predictor: Predictor, data: Dataset, measurement: Measurement, result: R
         'commit': info.commit,
         'metrics': result.metrics,
         'interval': {name: list(ends) for name, ends in result.interval.items()},
-        'per_class': _per_class(info.classes, result),
+        'per_class': _per_class(judged.names, result) if judged else {},
         'not_measured': result.reasons,
         'provenance': {
             'file': predictor.model.path.name,
@@ -328,55 +205,70 @@ def row(predictor: Predictor, data: Dataset, measurement: Measurement, result: R
             'engine': predictor.engine.description,
             'settings': measurement.protocol.settings(),
             'left_out': data.left_out if isinstance(data, AnomalyFolder) else 0,
+            **({'classes': judged.description} if judged else {}),
         },
     }
 
 
 def _per_class(names: Sequence[str], result: Result) -> dict[str, float]:
     """IoU by class, those that occur."""
-    pairs = zip(names, result.per_class, strict=False)
+    pairs = zip(names, result.per_class, strict=True)
     return {name: value for name, value in pairs if np.isfinite(value)}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='python -m training.benchmark',
-        description='Measure model files on data sets under one protocol.',
+        description='Measure model files on data sets, each under its protocol.',
     )
     add = parser.add_argument
     add('--model', nargs='+', required=True, metavar='M', help='model files, or shipped names')
-    add('--data', nargs='+', required=True, type=Path, metavar='DIR', help='data sets')
-    add('--protocol', required=True, choices=list(PROTOCOLS), help='how figures are computed')
+    data_help = 'data sets; PROTOCOL and TRACK of one set come before --protocol and --track'
+    add('--data', nargs='+', required=True, metavar='DIR[:PROTOCOL[:TRACK]]', help=data_help)
+    add('--protocol', choices=list(PROTOCOLS), help='how figures of the other sets are computed')
     add('--track', choices=list(TRACKS), default='anomaly', help='smiyc: sizes of components')
     split_help = 'of sets with splits (default: test; val where test labels are not public)'
     add('--split', choices=folders.SPLITS, help=split_help)
     add('--json', type=Path, metavar='F', help='write the rows there')
     add('--markdown', type=Path, metavar='F', help='write the table there (always printed)')
     add('--sheet', type=Path, metavar='DIR', help='write contact sheets for looking at there')
+    timing_help = f'time a frame against the bare trunk, in N rounds (default: {_ROUNDS})'
+    add('--timing', nargs='?', type=_count, const=_ROUNDS, metavar='N', help=timing_help)
+    picture_help = 'draw accuracy against time there (.png or .svg); times where --timing does not'
+    add('--picture', type=Path, metavar='F', help=picture_help)
     add('--backend', default='auto', help='auto, openvino or onnxruntime (default: auto)')
     add('--threads', type=int, default=2, help='threads of the engine (default: 2)')
     add('--seed', type=int, default=0, help='seed of the bootstrap intervals (default: 0)')
     return parser
 
 
-def _measurement(options: argparse.Namespace) -> Measurement:
-    protocol = find_protocol(options.protocol)
-    if protocol.components is not None:
-        protocol = dataclasses.replace(protocol, components=TRACKS[options.track])
-    elif options.track != 'anomaly':
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no number of rounds; use 1 or more')
+    return int(text)
+
+
+def _jobs(options: argparse.Namespace) -> list[Job]:
+    """Read every set, and say by which protocol it is judged."""
+    named = [named_set(text) for text in options.data]
+    protocols = [protocol_of(one, options.protocol, options.track) for one in named]
+    if options.track != 'anomaly' and all(one.components is None for one in protocols):
         raise BenchmarkError(
             f'--track {options.track} belongs to component metrics, which the protocol '
-            f'{protocol.name} has not; leave it out or use --protocol smiyc'
+            f'{protocols[0].name} has not; leave it out or use --protocol smiyc'
         )
-    return Measurement(
-        protocol, options.backend, options.threads, options.seed, options.split, options.sheet
-    )
+    jobs = []
+    for one, protocol in zip(named, protocols, strict=True):
+        measurement = Measurement(
+            protocol, options.backend, options.threads, options.seed, options.split, options.sheet
+        )
+        jobs.append((read_dataset(one.folder, measurement), measurement))
+    return jobs
 
 
 def run(
     models: Sequence[ModelFile],
-    datasets: Sequence[Dataset],
-    measurement: Measurement,
+    jobs: Sequence[Job],
     console: Console,
     done: Callable[[Row], None],
 ) -> None:
@@ -386,41 +278,75 @@ def run(
     )  # fmt: skip
     with Progress(*columns, console=console) as progress:
         for model in models:
-            predictor = Predictor(model, measurement)
-            try:
-                for data in datasets:
+            with ExitStack() as opened:
+                predictors: dict[str, Predictor] = {}
+                for data, measurement in jobs:
+                    if measurement.output not in predictors:
+                        predictor = Predictor(model, measurement)
+                        opened.callback(predictor.engine.close)
+                        predictors[measurement.output] = predictor
                     title = f'{model.info.name} on {data.name}'
-                    task = progress.add_task(title, total=_pictures(data))
-                    done(measure(predictor, data, measurement, partial(progress.advance, task)))
-            finally:
-                predictor.engine.close()
+                    advance = partial(progress.advance, progress.add_task(title, total=_size(data)))
+                    done(measure(predictors[measurement.output], data, measurement, advance))
 
 
-def _pictures(data: Dataset) -> int:
+def _size(data: Dataset) -> int:
+    """How many pictures are judged."""
     return len(data.test) if isinstance(data, MvtecCategory) else len(data.samples)
 
 
 def _benchmark(options: argparse.Namespace, rows: list[Row]) -> None:
     """Read everything first, so that what does not fit is said before hours of measuring."""
-    measurement = _measurement(options)
-    datasets = [read_dataset(root, measurement) for root in options.data]
-    for data in datasets:
+    if options.picture and options.picture.suffix.lower() not in _PICTURES:
+        raise BenchmarkError(
+            f'{options.picture}: is no name of a picture; let it end in {" or ".join(_PICTURES)}'
+        )
+    jobs = _jobs(options)
+    for data, _ in jobs:
         if isinstance(data, AnomalyFolder) and data.left_out:
             print(f'{data.root}: {data.left_out} pictures without labels left out', file=sys.stderr)
     models = [model_file.read(model_file.find_model(name)) for name in options.model]
-    for data in datasets:
+    for data, _ in jobs:
         if isinstance(data, SegmentationFolder):
             for model in models:
-                check_classes(model, data)
+                judged_classes(model, data)
+    console = Console(stderr=True)
+    timings = _timings(models, options, console)
 
     def done(one: Row) -> None:
+        if timings:
+            one['provenance']['timing'] = timings[one['provenance']['sha256']]
         rows.append(one)
-        if options.json:
-            write_text(options.json, json.dumps(rows, indent=2, allow_nan=False) + '\n')
-        if options.markdown:
-            write_text(options.markdown, markdown(rows))
+        _write(rows, options)
 
-    run(models, datasets, measurement, Console(stderr=True), done)
+    run(models, jobs, console, done)
+
+
+def _timings(
+    models: Sequence[ModelFile], options: argparse.Namespace, console: Console
+) -> Mapping[str, Mapping[str, Any]]:
+    """The times of each model by its sha256, where they are asked for."""
+    if options.timing is None and options.picture is None:
+        return {}
+    # Imported here: the trunk is exported with torch, which nothing else of the command needs.
+    from training.timing import time_models
+
+    rounds = options.timing or _ROUNDS
+    with console.status('timing the models and the bare trunk'):
+        return time_models(models, options.backend, options.threads, rounds)
+
+
+def _write(rows: Sequence[Row], options: argparse.Namespace) -> None:
+    """Write the rows so far wherever they were asked for."""
+    if options.json:
+        write_text(options.json, json.dumps(rows, indent=2, allow_nan=False) + '\n')
+    if options.markdown:
+        write_text(options.markdown, markdown(rows))
+    if options.picture:
+        # Imported here: matplotlib takes a second to import.
+        from training.accuracy_picture import draw
+
+        draw(rows, options.picture)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -44,7 +44,27 @@ def markdown(rows: Sequence[Row]) -> str:
         for one in rows
         for reason, names in _by_reason(one['not_measured']).items()
     ]
-    return '\n'.join([*lines, *([''] if missing else []), *missing]) + '\n'
+    notes = [*missing, *_notes(rows)]
+    return '\n'.join([*lines, *([''] if notes else []), *notes]) + '\n'
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """Which rows judge coarser classes, and how long a frame takes, where that was measured."""
+    notes = []
+    for one in rows:
+        classes = one['provenance'].get('classes', '')
+        if classes.startswith('coarse: '):
+            notes.append(f'- {one["model"]} on {one["data"]}: classes are {classes}.')
+    timed = [one for one in rows if 'timing' in one['provenance']]
+    for one in timed:
+        found = one['provenance']['timing']
+        height, width = found['frame']
+        notes.append(
+            f'- {one["model"]}: {found["ms"]:.1f} ms a frame of {width}x{height}, '
+            f'{found["time_over_trunk"]:.2f} of the bare trunk in the same run '
+            f'({found["trunk"]}; {found["cpu"]}).'
+        )
+    return list(dict.fromkeys(notes))
 
 
 def _by_reason(reasons: dict[str, str]) -> dict[str, list[str]]:
@@ -69,14 +89,19 @@ def _cell(one: Row, name: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8, whole or not at all; OutputError names it where that fails."""
+    write_bytes(path, text.encode('utf-8'))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all; OutputError names it where that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f'.{path.name}-', dir=path.parent)
         scratch = Path(name)
         try:
-            with os.fdopen(handle, 'w', encoding='utf-8') as file:
-                file.write(text)
+            with os.fdopen(handle, 'wb') as file:
+                file.write(content)
             scratch.chmod(0o666 & ~_umask())
             scratch.replace(path)
         except BaseException:

@@ -135,6 +135,17 @@ def test_a_row_carries_its_provenance(roads, make_tiny_model, tmp_path):
     assert 'onnx' in row['provenance']['engine'].lower()
 
 
+def test_a_row_has_the_documented_keys(roads, tiny_model, tmp_path):
+    out = tmp_path / 'rows.json'
+    assert run('--model', tiny_model, '--data', f'{roads}:smiyc', '--json', out) == 0
+    (row,) = json.loads(out.read_text())
+    documented = {'model', 'data', 'protocol', 'images', 'outliers', 'seed', 'commit', 'metrics'}
+    assert documented <= set(row)
+    assert set(row['metrics']) <= {'ap', 'fpr95', 'auroc', 'best_f1', 'siou', 'ppv', 'f1_star'}
+    assert {'ap', 'fpr95', 'auroc', 'best_f1'} <= set(row['metrics'])
+    assert all(0 <= value <= 1 for value in row['metrics'].values())
+
+
 def test_obstacle_track_changes_the_sizes_and_is_recorded(roads, tiny_model, tmp_path):
     out = tmp_path / 'rows.json'
     arguments = ('--model', tiny_model, '--data', roads, '--json', out, '--track', 'obstacle')
@@ -197,6 +208,56 @@ def test_several_models_and_sets_make_one_table(roads, tiny_model, make_tiny_mod
     assert [row['model'] for row in json.loads(rows.read_text())] == ['tiny'] * 2 + ['other'] * 2
     assert len(table.read_text().splitlines()) == 6
     assert not list(tmp_path.rglob('.*'))
+
+
+def test_sets_of_several_kinds_make_one_table(
+    roads, town, product, tiny_model, make_tiny_model, tmp_path, capsys
+):
+    other = make_tiny_model(tmp_path / 'other.onnx', name='other')
+    out = tmp_path / 'rows.json'
+    sets = (f'{roads}:smiyc:obstacle', f'{town}:segmentation', f'{product}:industrial', roads)
+    arguments = ('--model', tiny_model, other, '--data', *sets, '--protocol', 'fishyscapes')
+    assert run(*arguments, '--json', out) == 0
+    rows = json.loads(out.read_text())
+    assert [(row['model'], row['data'], row['protocol']) for row in rows] == [
+        (model, data, protocol)
+        for model in ('tiny', 'other')
+        for data, protocol in (
+            ('roads', 'smiyc'),
+            ('town/test', 'segmentation'),
+            ('screw', 'industrial'),
+            ('roads', 'fishyscapes'),
+        )
+    ]
+    sizes = [row['provenance']['settings']['components'] for row in rows[:4]]
+    assert sizes == [{'min_predicted': 50, 'min_truth': 10}, None, None, None]
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith('|')]
+    assert len(table) == 2 + len(rows)
+
+
+def test_a_set_measured_beside_others_gives_what_it_gives_alone(roads, town, tiny_model, tmp_path):
+    together, alone = tmp_path / 'together.json', tmp_path / 'alone.json'
+    arguments = ('--model', tiny_model, '--data')
+    sets = (f'{town}:segmentation', f'{roads}:pooled')
+    assert run(*arguments, *sets, '--json', together) == 0
+    assert run(*arguments, roads, '--protocol', 'pooled', '--json', alone) == 0
+    assert json.loads(together.read_text())[1:] == json.loads(alone.read_text())
+
+
+def test_a_set_without_any_protocol_is_refused(roads, town, tiny_model, capsys):
+    assert run('--model', tiny_model, '--data', f'{town}:segmentation', roads) == 2
+    message = capsys.readouterr().err
+    assert f'{roads}: no protocol is named for it' in message
+    assert '--protocol' in message
+
+
+def test_the_default_track_is_for_the_sets_that_have_one(roads, town, tiny_model, tmp_path):
+    out = tmp_path / 'rows.json'
+    arguments = ('--model', tiny_model, '--data', f'{town}:segmentation', f'{roads}:smiyc')
+    assert run(*arguments, '--track', 'obstacle', '--json', out) == 0
+    settings = [row['provenance']['settings'] for row in json.loads(out.read_text())]
+    assert settings[0]['components'] is None
+    assert settings[1]['components'] == {'min_predicted': 50, 'min_truth': 10}
 
 
 @pytest.mark.parametrize('protocol', ['pooled', 'segmentation', 'industrial'])

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from training import ablation, card
-from training.baselines.measure import markdown as baselines_table
+from training import card
 from training.tables import markdown
 from vq_anomaly_ros.detection import model_file
 
@@ -51,14 +48,3 @@ def test_readme_and_cards_say_what_the_rows_and_the_shipped_models_say() -> None
 def test_a_card_needs_rows_of_its_own_file(tiny_model: Path) -> None:
     with pytest.raises(card.CardError, match='no row was measured with this file'):
         card.own_rows(model_file.read(tiny_model), [ROW])
-
-
-@pytest.mark.parametrize(
-    ('name', 'table'), [('ablation', ablation.markdown), ('baselines', baselines_table)]
-)
-def test_the_page_of_the_method_says_what_was_measured(
-    name: str, table: Callable[[Sequence[dict[str, Any]]], str]
-) -> None:
-    rows = json.loads((ROOT / f'docs/benchmarks/{name}.json').read_text())
-    page = (ROOT / 'docs/codebook.md').read_text()
-    assert card.with_table(page, table(rows), name) == page

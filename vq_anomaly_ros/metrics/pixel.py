@@ -158,8 +158,10 @@ def summarise(points: Iterator[Points], anomalous: int, normal: int, fpr95: floa
     threshold, tp_before = float('nan'), 0
     for part in points:
         gained = np.diff(part.tp, prepend=tp_before)
-        ap += float(gained @ (part.tp / np.maximum(part.tp + part.fp, 1)))
-        area += float(gained @ (normal - 0.5 * (part.fp + part.fp_above)))
+        # No dot products: the BLAS would share them among threads that wait for one another, thirty
+        # times as long on a busy machine, and the last digits would depend on their number.
+        ap += float(np.sum(gained * (part.tp / np.maximum(part.tp + part.fp, 1))))
+        area += float(np.sum(gained * (normal - 0.5 * (part.fp + part.fp_above))))
         f1 = 2.0 * part.tp / (part.tp + part.fp + anomalous)
         best = int(np.argmax(f1))
         if f1[best] > best_f1:

