@@ -28,12 +28,10 @@ from training import parity
 from training.data.street import Example
 from training.graph import ExportError, folded, to_onnx, with_half_weights
 from training.methods.codebook.model import OUTPUTS, CodebookNet
-from training.methods.codebook.scores import nearest_codes
 from training.methods.codebook.task import (
     CodebookTask,
     Config,
     read_examples,
-    restart,
     usage,
 )
 from training.train import read_config
@@ -43,7 +41,6 @@ from vq_anomaly_ros.detection.engines import EngineError, open_engine
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelInfo
 
 _PARITY_PICTURES = 24
-_AWAKENING = 200  # pictures in which unused codevectors are looked for
 # Terms of the data that weights inherit, by the first part of a data set's name.
 _TERMS = {
     'camvid': 'CamVid (CC BY-NC, via the SegNet copy)',
@@ -206,39 +203,11 @@ def normal_scores(
         engine.close()
 
 
-@torch.no_grad()
-def awaken(net: CodebookNet, config: Config, examples: Sequence[Example]) -> None:
-    """Move codevectors that no labelled position is nearest to onto features of their class.
-
-    Restarts end before a training does, so some may have fallen out of use since. Chosen as in
-    training, from the same pictures and with a fixed seed; at most three times.
-    """
-    torch.manual_seed(config.seed)
-    for _ in range(3):
-        codes = CodeCounts(np.zeros((len(config.classes), config.codevectors), np.int64))
-        some = []
-        for example in track(examples[:: max(1, len(examples) // _AWAKENING)], 'codebook'):
-            features = net.encode(torch.from_numpy(stretched(example, config.input_size)[None]))
-            small = cv2.resize(
-                example.labels, features.shape[:1:-1], interpolation=cv2.INTER_NEAREST_EXACT
-            )
-            labels = torch.from_numpy(small.astype(np.int64))[None]
-            nearest = nearest_codes(net.likelihood(features).similarity)
-            codes.add(nearest[labels < len(config.classes)].numpy().astype(np.int32))
-            some.append((features[..., ::4, ::4], labels[..., ::4, ::4]))
-        unused = torch.from_numpy(codes.counts == 0)
-        if not unused.any():
-            return
-        features, labels = (torch.cat(parts) for parts in zip(*some, strict=True))
-        restart(net.codevectors.data, unused, features, labels)
-
-
 def export(run: Path, out: Path, data: Path) -> ModelFile:
     """Export a run; `data`: folder of the data sets. Nothing is written where parity fails."""
     config, net = load_run(run)
     stored = read_examples(replace(config, repeats=()), data)
     examples = [one.load() for one in stored]
-    awaken(net, config, examples)
     graph = graph_of(net, config)
     chosen = examples[:: max(1, len(examples) // _PARITY_PICTURES)]
     pictures = np.stack([stretched(example, config.input_size) for example in chosen])

@@ -12,6 +12,8 @@ from vq_anomaly_ros.replay.files import OutputError
 
 Row = dict[str, Any]
 
+_BUSY = 1.0  # load of a machine on which other work disturbs what is timed
+
 # Metric -> title in the table, with the better direction; also the order of columns.
 TITLES = {
     'ap': 'AP ↑',
@@ -59,10 +61,11 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     for one in timed:
         found = one['provenance']['timing']
         height, width = found['frame']
+        busy = f'; other work ran, load {found["load"]:.1f}' if found.get('load', 0) > _BUSY else ''
         notes.append(
             f'- {one["model"]}: {found["ms"]:.1f} ms a frame of {width}x{height}, '
             f'{found["time_over_trunk"]:.2f} of the bare trunk in the same run '
-            f'({found["trunk"]}; {found["cpu"]}).'
+            f'({found["trunk"]}; {found["cpu"]}{busy}).'
         )
     return list(dict.fromkeys(notes))
 

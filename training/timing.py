@@ -6,6 +6,7 @@ in turns with the model, can be compared.
 
 from __future__ import annotations
 
+import os
 import platform
 import tempfile
 import time
@@ -87,9 +88,12 @@ def time_models(
 
     By the model's sha256: `ms`, the median time of a frame of FRAME_SIZE, stretched, run, its score
     upsampled; `trunk_ms`, that of the trunk at TRUNK_SIZE, OpenVINO f32, without anything around
-    it; `time_over_trunk`, the ratio of the two. threads: of either engine, 0 = the runtime's
-    choice. Raises BenchmarkError where the trunk cannot be made, EngineError.
+    it; `time_over_trunk`, the ratio of the two; `load`, how many processes wanted to run in the
+    minute before: much more than none, and the times are those of a busy machine. threads: of
+    either engine, 0 = the runtime's choice. Raises BenchmarkError where the trunk cannot be made,
+    EngineError.
     """
+    load = os.getloadavg()[0]
     measurement = Measurement(find_protocol('pooled'), backend, threads)
     frame = np.random.default_rng(0).integers(0, 256, (*FRAME_SIZE, 3), np.uint8)
     with ExitStack() as opened:
@@ -113,6 +117,7 @@ def time_models(
             'trunk': _trunk_title(trunk.description),
             'cpu': cpu_name(),
             'threads': threads,
+            'load': round(load, 2),
         }
         for name in predictors
     }

@@ -12,6 +12,7 @@ import pytest
 from sklearn.metrics import jaccard_score
 
 from training.benchmark import main
+from training.data import street
 from training.data.folders import read_segmentation_folder
 from training.data.street import CAMVID_CLASSES
 from training.judged_classes import judged_classes
@@ -91,6 +92,21 @@ def test_equal_classes_stay_those_of_the_model(region, model, tmp_path, capsys):
     assert set(row['per_class']) <= set(CLASSES)
     assert 'coarse' not in row['provenance']['classes']
     assert 'coarse' not in capsys.readouterr().out
+
+
+def test_a_class_of_two_coarse_ones_counts_as_the_one_it_mainly_is(region, model, monkeypatch):
+    monkeypatch.setitem(street.COARSE, 'drivable', ('road', 'tree'))
+    monkeypatch.setitem(street.COARSE, 'far objects', ('building', 'tree'))
+    found = {}
+    for mainly in ('drivable', 'far objects'):
+        monkeypatch.setitem(street.MAINLY, 'tree', mainly)
+        monkeypatch.setitem(street.MAINLY, 'building', 'far objects')
+        judged = judged_classes(model_file.read(model), read_segmentation_folder(region))
+        found[mainly] = judged.members
+    assert found == {
+        'drivable': ((1, 0), (2,), (3,)),
+        'far objects': ((1,), (2, 0), (3,)),
+    }
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from training import timing
 from training.backbones import BackboneError
 from training.benchmark import main
+from training.tables import markdown
 
 
 @pytest.fixture
@@ -56,9 +57,28 @@ def test_rows_tell_the_time_over_the_trunk(
         assert '16 blocks, 128x64, OpenVINO' in one['trunk']
         assert 'f32' in one['trunk']
         assert 'onnx' in one['engine'].lower()
+        assert one['load'] >= 0
     assert found[0]['trunk_ms'] == found[1]['trunk_ms']
     assert f'- tiny: {found[0]["ms"]:.1f} ms a frame of 1280x720' in capsys.readouterr().out
     assert cv2.imread(str(drawn)).shape[1] > 300
+
+
+def test_the_table_says_when_the_machine_was_busy():
+    timing_ = {
+        'ms': 40.0, 'time_over_trunk': 1.25, 'frame': [720, 1280],
+        'trunk': 'a trunk', 'cpu': 'a CPU',
+    }  # fmt: skip
+    row = {
+        'model': 'street', 'data': 'roads', 'protocol': 'pooled', 'images': 1, 'outliers': 'none',
+        'commit': '', 'metrics': {}, 'interval': {}, 'not_measured': {},
+    }  # fmt: skip
+    quiet, busy = (
+        markdown([row | {'provenance': {'sha256': '0' * 64, 'timing': timing_ | {'load': load}}}])
+        for load in (0.1, 4.2)
+    )
+    assert 'street: 40.0 ms a frame of 1280x720, 1.25 of the bare trunk' in quiet
+    assert 'load' not in quiet
+    assert 'other work ran, load 4.2' in busy
 
 
 def test_nothing_is_timed_unasked(roads, tiny_model, tmp_path):

@@ -22,9 +22,8 @@ from onnx import numpy_helper
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from training import export, parity
-from training.data.street import CAMVID_CLASSES, Example
-from training.methods.codebook.model import CodebookNet
-from training.methods.codebook.task import Config, read_examples
+from training.data.street import CAMVID_CLASSES
+from training.methods.codebook.task import Config
 from training.train import ConfigError, config_from, read_config, train, write_config
 from training.warm_start import codevectors, model_file_weights
 from vq_anomaly_ros.detection import model_file
@@ -342,29 +341,6 @@ def test_the_use_of_the_codebook_is_in_the_model_file(exported: Path) -> None:
     assert set(info.codebook_usage['perplexity']) == set(info.classes)
     assert all(1.0 <= value <= 3.0 for value in info.codebook_usage['perplexity'].values())
     assert 0 <= info.codebook_usage['unused'] < 33
-
-
-def test_unused_codevectors_are_moved_and_no_others(run: Path, data: Path) -> None:
-    config, net = export.load_run(run)
-    examples = [one.load() for one in read_examples(config, data)]
-    net.codevectors.data[3, 1] = -net.codebook.mean(dim=(0, 1))  # opposite of everything
-    before = net.codevectors.detach().clone()
-    counted = _used(net, config, examples)
-    assert not counted[3, 1]
-    export.awaken(net, config, examples)
-    moved = (net.codevectors.detach() != before).any(dim=-1)
-    assert moved[3, 1] and not moved[counted].any()
-
-
-def _used(net: CodebookNet, config: Config, examples: list[Example]) -> torch.Tensor:
-    """Which codevectors some labelled position of the pictures is nearest to, bool [C, M]."""
-    found = torch.zeros(len(config.classes) * config.codevectors, dtype=torch.bool)
-    for example in examples:
-        with torch.no_grad():
-            codes = net(torch.from_numpy(export.stretched(example, config.input_size)[None]))[3]
-        labels = cv2.resize(example.labels, (32, 16), interpolation=cv2.INTER_NEAREST_EXACT)
-        found[codes[0][torch.from_numpy(labels) < 11].long()] = True
-    return found.view(-1, config.codevectors)
 
 
 def test_terms_name_the_data_and_outlier_data_what_is_none_of_the_classes() -> None:
