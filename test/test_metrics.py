@@ -162,6 +162,14 @@ class TestPixelMetrics:
         late.add(scores, labels)
         assert early.result() == late.result()
 
+    def test_parts_of_any_size_hold_every_pixel_once(self):
+        scores, labels = scored_labels(6, 300_000, levels=400)
+        pixels = PixelScores()
+        for part in np.split(np.arange(scores.size), [1, 65_000, 66_000, 200_000, 299_999]):
+            pixels.add(scores[part], labels[part])
+        np.testing.assert_array_equal(pixels.normal, np.sort(scores[labels == 0]))
+        np.testing.assert_array_equal(pixels.anomalous, np.sort(scores[labels == 1]))
+
     def test_memory_stays_within_ten_bytes_a_pixel(self):
         rng = np.random.default_rng(0)
         images, size = 40, (256, 512)
@@ -416,7 +424,9 @@ class TestRegions:
         for scores, labels in frames:
             regions.add(scores, labels)
         normal = np.sort(np.concatenate([s[t == 0] for s, t in frames]))
-        assert regions.pro(normal) == pytest.approx(slow_pro(frames), abs=1e-9)
+        for window in (1, 7, 1 << 20):
+            found = regions.pro(normal, window=window)
+            assert found == pytest.approx(slow_pro(frames), abs=1e-9)
 
     def test_small_regions_weigh_as_much_as_large_ones(self):
         labels = np.zeros((20, 20), np.uint8)

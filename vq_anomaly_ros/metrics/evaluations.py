@@ -1,8 +1,9 @@
 """Accumulators that follow a protocol: images go in one by one, figures come out at the end.
 
 Each has `add` for one image and `result` for the figures of all of them so far. What is kept of an
-image: four bytes a pixel where the curve is exact, three where component metrics need the map,
-a few counts otherwise; so 200 million pixels stay under 2 GB.
+image: four bytes a pixel where the curve is exact (and eight a pixel of a defect's region), three
+where component metrics need the map, a few counts otherwise; so 200 million pixels stay under 2 GB,
+also where a tenth of them are defects.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ Fpr95At = Literal['first', 'nearest']
 Scores = NDArray[np.floating]
 
 _WINDOW = 1 << 20
+_SMALLEST_BLOCK, _LARGEST_BLOCK = 1 << 16, 1 << 24
 
 
 class MetricError(ValueError):
@@ -220,8 +221,9 @@ def _count_at_recall(count: int) -> int:
 class PixelScores:
     """Exact metrics over the pooled pixels of images that come one by one.
 
-    Holds four bytes a pixel that is not void; `result` needs about the same once more while the
-    images are merged, so 200 million pixels stay under 2 GB. More images may follow a result.
+    Holds four bytes a pixel that is not void (up to five while there are few), also while `result`
+    merges them, so 200 million pixels stay under 2 GB. More images may follow a result; the next
+    one then needs as much again.
     """
 
     def __init__(self, void: int | None = VOID) -> None:
@@ -254,29 +256,44 @@ class PixelScores:
 
 
 class _Column:
-    """Scores in parts, merged and sorted when asked for."""
+    """Scores in blocks, merged and sorted when asked for.
+
+    Blocks grow with what there is already, so that at most a quarter lies idle, up to a size that
+    an allocator returns to the system as soon as it is freed (arrays of an image are often kept).
+    """
 
     def __init__(self) -> None:
-        self._parts: list[Scores] = []
+        self._blocks: list[Scores] = []
+        self._free = 0  # places left in the last block
+        self._size = 0
         self._sorted = False
 
     def append(self, part: Scores) -> None:
-        if part.size:
-            self._parts.append(part)
+        while part.size:
+            if not self._free:
+                self._free = min(max(self._size // 4, _SMALLEST_BLOCK), _LARGEST_BLOCK)
+                self._blocks.append(np.empty(self._free, np.float32))
+            taken = part[: self._free]
+            block = self._blocks[-1]
+            start = block.size - self._free
+            block[start : start + taken.size] = taken
+            self._free -= taken.size
+            self._size += taken.size
             self._sorted = False
+            part = part[taken.size :]
 
     def sorted(self) -> Scores:
         if not self._sorted:
             self._merge()
-        return self._parts[0]
+        return self._blocks[0] if self._blocks else np.empty(0, np.float32)
 
     def _merge(self) -> None:
-        """Move the parts into one array; each is freed once copied, so memory never doubles."""
-        end = sum(part.size for part in self._parts)
-        whole = np.empty(end, np.float32)
-        while self._parts:
-            part = self._parts.pop()
-            whole[end - part.size : end] = part
-            end -= part.size
+        """Move the blocks into one array; each is freed once copied, so memory never doubles."""
+        whole = np.empty(self._size, np.float32)
+        end, filled = self._size, -self._free or None
+        while self._blocks:
+            block = self._blocks.pop()[:filled]
+            whole[end - block.size : end] = block
+            end, filled = end - block.size, None
         whole.sort()
-        self._parts, self._sorted = [whole], True
+        self._blocks, self._free, self._sorted = [whole], 0, True

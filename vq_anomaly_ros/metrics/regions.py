@@ -5,6 +5,8 @@ Bergmann et al., "The MVTec Anomaly Detection Dataset", IJCV 2021, section 5.2.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,14 +14,19 @@ from numpy.typing import ArrayLike, NDArray
 from vq_anomaly_ros.metrics.pixel import Scores, check_labels, check_scores
 
 PRO_LIMIT = 0.3
+_WINDOW = 1 << 20
 
 
 class RegionScores:
-    """Scores of all ground-truth regions (8-connected), collected image by image."""
+    """Scores of all ground-truth regions (8-connected), collected image by image.
+
+    Holds eight bytes a pixel of a region; `pro` needs twice as many more while it sorts them.
+    """
 
     def __init__(self) -> None:
         self._scores: list[Scores] = []
-        self._weights: list[NDArray[np.float64]] = []
+        self._owners: list[NDArray[np.int32]] = []
+        self._areas: list[NDArray[np.int32]] = []
         self.regions = 0
 
     def add(self, scores: ArrayLike, labels: ArrayLike) -> None:
@@ -30,34 +37,51 @@ class RegionScores:
         )
         inside = numbers > 0
         self._scores.append(checked[inside])
-        self._weights.append(1.0 / stats[numbers[inside], cv2.CC_STAT_AREA])
+        self._owners.append(numbers[inside] + np.int32(self.regions - 1))
+        self._areas.append(stats[1:, cv2.CC_STAT_AREA])
         self.regions += count - 1
 
-    def pro(self, normal: Scores, limit: float = PRO_LIMIT) -> float:
+    def pro(self, normal: Scores, limit: float = PRO_LIMIT, window: int = _WINDOW) -> float:
         """Area under mean region recall against FPR, from 0 to `limit`, divided by `limit`.
 
         `normal`: scores of all normal pixels, sorted ascending. NaN without regions or without
-        normal pixels. Exact: every distinct score is a threshold.
+        normal pixels. Exact: every distinct score is a threshold. The curve is walked from the top
+        about `window` region pixels at a time.
         """
         if not self.regions or not normal.size:
             return float('nan')
-        scores, overlap = self._curve()
-        before = np.concatenate(([0.0], overlap[:-1]))
-        above = normal.size - np.searchsorted(normal, scores, side='right')
-        reached = normal.size - np.searchsorted(normal, scores, side='left')
-        # Normal pixels above a region's pixel move the curve right, the pixel itself moves it up.
-        fpr = np.stack((above, reached), axis=1).ravel() / normal.size
-        height = np.stack((before, overlap), axis=1).ravel()
-        ends = np.concatenate(([0.0], fpr, [1.0])), np.concatenate(([0.0], height, [1.0]))
-        return area_up_to(*ends, limit) / limit
+        area = at = reached_overlap = 0.0
+        for scores, overlap in self._curve(window):
+            before = np.concatenate(([reached_overlap], overlap[:-1]))
+            above = normal.size - np.searchsorted(normal, scores, side='right')
+            reached = normal.size - np.searchsorted(normal, scores, side='left')
+            # Normal pixels above a region's pixel move the curve right, the pixel moves it up.
+            fpr = np.stack((above, reached), axis=1).ravel() / normal.size
+            height = np.stack((before, overlap), axis=1).ravel()
+            x, y = np.concatenate(([at], fpr)), np.concatenate(([reached_overlap], height))
+            area += area_up_to(x, y, limit)
+            at, reached_overlap = float(x[-1]), float(y[-1])
+            if at >= limit:
+                return area / limit
+        ends = np.array([at, 1.0]), np.array([reached_overlap, 1.0])
+        return (area + area_up_to(*ends, limit)) / limit
 
-    def _curve(self) -> tuple[Scores, NDArray[np.float64]]:
+    def _curve(self, window: int) -> Iterator[tuple[Scores, NDArray[np.float64]]]:
         """Distinct scores of region pixels, descending, and mean recall of regions at each."""
-        scores, weights = np.concatenate(self._scores), np.concatenate(self._weights)
-        order = np.argsort(scores)[::-1]
-        scores, recall = scores[order], np.cumsum(weights[order]) / self.regions
-        last = np.flatnonzero(np.concatenate((scores[1:] != scores[:-1], [True])))
-        return scores[last], recall[last]
+        scores, owners = np.concatenate(self._scores), np.concatenate(self._owners)
+        order = np.argsort(scores)
+        scores, owners = scores[order], owners[order]
+        del order
+        weights = 1.0 / (self.regions * np.concatenate(self._areas).astype(np.float64))
+        recall, end = 0.0, scores.size
+        while end:
+            # Ties must not be cut: start at the first pixel with the window's lowest score.
+            start = int(np.searchsorted(scores, scores[max(0, end - window)], side='left'))
+            part = scores[start:end][::-1]
+            overlap = recall + np.cumsum(weights[owners[start:end][::-1]])
+            last = np.flatnonzero(np.concatenate((part[1:] != part[:-1], [True])))
+            yield part[last], overlap[last]
+            recall, end = float(overlap[-1]), start
 
 
 def area_up_to(x: NDArray[np.float64], y: NDArray[np.float64], limit: float) -> float:
