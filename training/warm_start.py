@@ -114,14 +114,29 @@ def codevectors(
     """The codevectors of each class of a model file, unit vectors [M, D], by its name.
 
     They are the one convolution with C * M outputs of D = `dimension` inputs; the exporter gives it
-    no name. Empty where there is none.
+    no name. Its outputs stand as m * C + c, in earlier files as c * M + m: the shape that they are
+    unfolded to tells. Empty where there is no such convolution.
     """
     classes, codes = model.info.classes, model.info.codevectors_per_class or 0
     for node in graph.graph.node:
         kernel = weights.get(node.input[1]) if node.op_type == 'Conv' else None
-        if kernel is not None and kernel.shape == (len(classes) * codes, dimension, 1, 1):
-            return dict(zip(classes, kernel.view(len(classes), codes, dimension), strict=True))
+        if kernel is None or kernel.shape != (len(classes) * codes, dimension, 1, 1):
+            continue
+        flat = kernel.flatten(1)
+        if _unfolded_shape(graph, node.output[0])[1:3] == [len(classes), codes] != [codes] * 2:
+            return dict(zip(classes, flat.view(len(classes), codes, dimension), strict=True))
+        by_class = flat.view(codes, len(classes), dimension).transpose(0, 1)
+        return dict(zip(classes, by_class, strict=True))
     return {}
+
+
+def _unfolded_shape(graph: ModelProto, name: str) -> list[int]:
+    """The shape that a Reshape gives the tensor `name`; empty where there is none."""
+    shapes = {one.name: numpy_helper.to_array(one) for one in graph.graph.initializer}
+    for node in graph.graph.node:
+        if node.op_type == 'Reshape' and node.input[0] == name and node.input[1] in shapes:
+            return [int(size) for size in shapes[node.input[1]]]
+    return []
 
 
 def _norms(net: nn.Module) -> dict[str, nn.BatchNorm2d]:
