@@ -89,7 +89,7 @@ def test_training_goes_on_where_it_stopped(data: Path, run: Path, tmp_path: Path
 
 
 def test_unknown_settings_and_wrong_types_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match='no setting is called epoch; known: name, datasets'):
+    with pytest.raises(ConfigError, match='no setting is called epoch; known: name, classes, data'):
         config_from({'epoch': 3}, 'c.yaml')
     with pytest.raises(ConfigError, match=r"c\.yaml: epochs is 'many', but must be of type int"):
         config_from({'epochs': 'many'}, 'c.yaml')
@@ -189,7 +189,9 @@ def test_fine_tuning_begins_with_the_weights_of_another_run(
 def test_fine_tuning_begins_with_the_weights_of_a_model_file(
     data: Path, exported: Path, tmp_path: Path
 ) -> None:
-    config = dataclasses.replace(SMALL, start_from=str(exported), learning_rate=0.0)
+    config = dataclasses.replace(
+        SMALL, start_from=str(exported), learning_rate=0.0, restart_until=0.0
+    )
     train(config, data, tmp_path / 'tuned', progress=False)
     _, net = export.load_run(tmp_path / 'tuned')
     model, graph, weights = model_file_weights(exported)
@@ -205,7 +207,7 @@ def test_fine_tuning_can_add_a_class(
     """The data's own class list has eleven; the twelfth starts anew, the others do not."""
     classes = ('deer', *CAMVID_CLASSES)
     config = dataclasses.replace(
-        SMALL, start_from=str(exported), learning_rate=0.0, classes=classes, name='deer'
+        SMALL, start_from=str(exported), learning_rate=0.0, restart_until=0.0, classes=classes
     )
     train(config, data, tmp_path / 'run', progress=False)
     assert 'starts anew: codevectors of deer' in capsys.readouterr().err
