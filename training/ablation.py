@@ -7,7 +7,6 @@ RUNS/ablation.json and a table: mean and spread over the seeds.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,23 +15,25 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from training.data.folders import FolderError
 from training.export import commit, load_task
 from training.judging import (
+    Study,
     anomaly_figures,
     class_miou,
-    keep_table,
     kept_figures,
     run_folder,
     spread,
 )
 from training.methods.codebook import scores
 from training.methods.codebook.model import CodebookNet
-from training.methods.codebook.quantisation import Decoder, reconstruction_error
+from training.methods.codebook.quantisation import (
+    Decoder,
+    reconstruction_error,
+    small_picture,
+)
 from training.methods.codebook.task import Config
-from training.train import keep_freed_memory, train
+from training.train import train
 
 # Half of the release's sizes, a tenth of its steps: two to three minutes a run on two cores.
 SCHEDULE = Config(
@@ -150,9 +151,7 @@ def reconstruction_cue(
     similarity: [1, C, M, h, w]; picture: uint8 RGB [1, H, W, 3] -> [1, h, w] in 0..1.
     """
     quantised = net.codebook.flatten(0, 1)[scores.nearest_codes(similarity)].movedim(-1, 1)
-    pixels = picture.permute(0, 3, 1, 2).float() / 255.0
-    small = functional.interpolate(pixels, quantised.shape[2:], mode='area')
-    return reconstruction_error(decoder(quantised)[0], small)
+    return reconstruction_error(decoder(quantised)[0], small_picture(picture, quantised.shape[2:]))
 
 
 def measure(
@@ -191,31 +190,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog='training.ablation', description=__doc__)
-    add = parser.add_argument
-    add('--data', type=Path, required=True, help='folder of the data sets')
-    add('--pasted', type=Path, required=True, help='folder that training.pasted made')
-    add('--out', type=Path, required=True, help='folder of the runs')
-    add('--rows', nargs='+', choices=list(ROWS), default=list(ROWS), metavar='NAME', help='of ROWS')
-    add('--seeds', nargs='+', type=int, default=[0, 1, 2])
-    add('--json', type=Path, metavar='F', help='write the rows there, too')
-    add('--page', type=Path, metavar='P', help='page whose table between markers is replaced')
-    options = parser.parse_args(argv)
-    keep_freed_memory()
-    rows: list[dict[str, Any]] = []
-    try:
-        for seed in options.seeds:
-            for name in options.rows:
-                rows.append(measure(name, seed, options.data, options.pasted, options.out))
-                print(markdown(rows[-1:]).splitlines()[2], flush=True)
-        rows.sort(key=lambda row: list(ROWS).index(row['row']))
-        keep_table(rows, markdown(rows), 'ablation', options.out / 'ablation.json', None)
-        keep_table(rows, markdown(rows), 'ablation', options.json, options.page)
-    except (FolderError, OSError, ValueError) as error:
-        print(f'training.ablation: {error}', file=sys.stderr)
-        return 2
-    print(markdown(rows), end='')
-    return 0
+    return Study('ablation', list(ROWS), measure, markdown, lines=1).run(__doc__, argv)
 
 
 if __name__ == '__main__':

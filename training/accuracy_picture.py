@@ -12,7 +12,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.tables import TITLES, Row, write_bytes
+from training.tables import TITLES, Row
+from vq_anomaly_ros.replay.files import write_bytes
 
 # What a panel shows: the first of these that its rows have.
 _SHOWN = ('miou', 'ap', 'image_auroc')

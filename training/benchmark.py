@@ -37,7 +37,7 @@ from training.measurement import (
 )
 from training.predictor import Image, Predictor, size_of, upsampled_argmax
 from training.sheets import ContactSheets
-from training.tables import Row, markdown, write_text
+from training.tables import Row, markdown
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.engines import EngineError
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelFileError
@@ -49,7 +49,7 @@ from vq_anomaly_ros.metrics import (
     SegmentationEvaluation,
     anomaly_evaluation,
 )
-from vq_anomaly_ros.replay.files import OutputError, staged
+from vq_anomaly_ros.replay.files import OutputError, staged, write_text
 
 __all__ = ['Measurement', 'Predictor', 'main', 'measure', 'upsampled_argmax']
 

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.tables import markdown, write_text
+from training.tables import markdown
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelFileError
+from vq_anomaly_ros.replay.files import write_text
 
 BEGIN, END = '<!-- benchmark -->', '<!-- /benchmark -->'
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -31,17 +33,34 @@ def folded(net: nn.Module) -> nn.Module:
     multiplied and not of its factors.
     """
     net = copy.deepcopy(net).eval()
-    for parent in list(net.modules()):
-        previous: tuple[str, nn.Module] | None = None
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm2d) and previous is not None:
-                setattr(parent, previous[0], _fused(previous[1], child))
-                setattr(parent, name, nn.Identity())
-            previous = (name, child)
+    for found in norms_behind(net):
+        conv = found.parent.get_submodule(found.conv)
+        setattr(found.parent, found.conv, _fused(conv, found.norm))
+        setattr(found.parent, found.name, nn.Identity())
     left = [name for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)]
     if left:
         raise ExportError(f'batch norm {left[0]} has no convolution before it; fold it by hand')
     return net
+
+
+class NormBehind(NamedTuple):
+    """A batch norm and what stands before it: names within `parent`, and the path of the latter."""
+
+    parent: nn.Module
+    conv: str
+    path: str
+    name: str
+    norm: nn.BatchNorm2d
+
+
+def norms_behind(net: nn.Module) -> list[NormBehind]:
+    """Every batch norm that has a module before it."""
+    return [
+        NormBehind(parent, conv, f'{path}.{conv}'.lstrip('.'), name, child)
+        for path, parent in net.named_modules()
+        for (conv, _), (name, child) in pairwise(parent.named_children())
+        if isinstance(child, nn.BatchNorm2d)
+    ]
 
 
 def _fused(conv: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:

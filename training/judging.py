@@ -7,8 +7,11 @@ bilinearly both, as a model file is judged by training.benchmark.
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.backbones import BackboneError
 from training.card import with_table
 from training.data.folders import (
     class_table,
@@ -27,8 +31,10 @@ from training.data.folders import (
     read_anomaly_folder,
     read_segmentation_folder,
 )
-from training.tables import write_text
+from training.predictor import size_of, upsample, upsampled_argmax
+from training.train import keep_freed_memory
 from vq_anomaly_ros.metrics import PixelScores, confusion, mean_iou
+from vq_anomaly_ros.replay.files import write_text
 
 Figures = dict[str, Any]
 AnomalyScores = Callable[[Tensor], Mapping[str, Tensor]]
@@ -45,12 +51,6 @@ def network_input(bgr: NDArray[np.uint8], size: Sequence[int]) -> Tensor:
     return torch.from_numpy(cv2.cvtColor(stretched, cv2.COLOR_BGR2RGB))[None]
 
 
-def upsampled(score: Tensor, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A score map [h, w] at the size `shape` of the labels, bilinear: float32 [H, W]."""
-    found = cv2.resize(score.numpy(), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(found, np.float32)
-
-
 def anomaly_figures(
     folder: Path, size: Sequence[int], scores: AnomalyScores
 ) -> dict[str, dict[str, float]]:
@@ -65,7 +65,7 @@ def anomaly_figures(
             labels = load_anomaly_labels(sample.label)
             for name, score in scores(network_input(load_image(sample.image), size)).items():
                 one = evaluations.setdefault(name, PixelScores())
-                one.add(upsampled(score[0], labels.shape), labels)
+                one.add(upsample(score[0].numpy(), size_of(labels)), labels)
     figures = {name: one.result() for name, one in evaluations.items()}
     return {name: {'ap': m.ap, 'fpr95': m.fpr95} for name, m in figures.items()}
 
@@ -85,9 +85,9 @@ def class_miou(
     with torch.inference_mode():
         for sample in folder.samples:
             labels = load_class_ids(sample.label, table).astype(np.uint8)
-            scores = class_scores(network_input(load_image(sample.image), size))[0]
-            found = np.stack([upsampled(one, labels.shape) for one in scores]).argmax(axis=0)
-            matrix += confusion(found.astype(np.uint8), labels, len(classes))
+            scores = class_scores(network_input(load_image(sample.image), size))[0].numpy()
+            found = upsampled_argmax(scores, size_of(labels))
+            matrix += confusion(found, labels, len(classes))
     return float(mean_iou(matrix))
 
 
@@ -98,19 +98,6 @@ def kept_figures(run: Path, make: Callable[[], Figures]) -> Figures:
         write_text(kept, json.dumps(make(), indent=1) + '\n')
     figures: Figures = json.loads(kept.read_text())
     return figures
-
-
-def keep_table(
-    rows: Sequence[Figures], table: str, name: str, rows_file: Path | None, page: Path | None
-) -> None:
-    """Write rows as JSON and put their table between the markers `name` of a page, where asked.
-
-    Raises CardError where the page has no such markers, OutputError where it cannot be written.
-    """
-    if rows_file is not None:
-        write_text(rows_file, json.dumps(rows, indent=1) + '\n')
-    if page is not None:
-        write_text(page, with_table(page.read_text(), table, name))
 
 
 def run_folder(runs: Path, name: str, seed: int) -> Path:
@@ -124,3 +111,66 @@ def spread(values: Sequence[float]) -> str:
     if len(values) < 2:
         return f'{mean:.1f}'
     return f'{mean:.1f} ± {50 * (max(values) - min(values)):.1f}'
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows that are trained and judged with several seeds, and the table of them.
+
+    name: of the module training.NAME, of the JSON and of the markers in a page; measure: row, seed,
+    data, pasted, runs -> figures; lines: of a row's own table, printed when it ends (default: all).
+    """
+
+    name: str
+    rows: Sequence[str]
+    measure: Callable[[str, int, Path, Path, Path], Figures]
+    markdown: Callable[[Sequence[Figures]], str]
+    lines: int | None = None
+
+    def run(self, description: str | None, argv: Sequence[str] | None) -> int:
+        """Command line; returns the exit code."""
+        options = self._parser(description).parse_args(argv)
+        keep_freed_memory()
+        rows: list[Figures] = []
+        try:
+            for seed in options.seeds:
+                for name in options.rows:
+                    rows.append(self.measure(name, seed, options.data, options.pasted, options.out))
+                    own = self.markdown(rows[-1:]).splitlines()[2:][: self.lines]
+                    print('\n'.join(own), flush=True)
+            rows.sort(key=lambda row: self.rows.index(row['row']))
+            table = self.markdown(rows)
+            self._keep(rows, table, options)
+        except (BackboneError, OSError, ValueError) as error:
+            print(f'training.{self.name}: {error}', file=sys.stderr)
+            return 2
+        print(table, end='')
+        return 0
+
+    def _keep(self, rows: Sequence[Figures], table: str, options: argparse.Namespace) -> None:
+        """The rows as JSON and the table as Markdown, in the folder of the runs and where asked."""
+        text = json.dumps(rows, indent=1) + '\n'
+        write_text(options.out / f'{self.name}.json', text)
+        write_text(options.out / f'{self.name}.md', table)
+        if options.json is not None:
+            write_text(options.json, text)
+        if options.page is not None:
+            write_text(options.page, with_table(options.page.read_text(), table, self.name))
+
+    def _parser(self, description: str | None) -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser(
+            prog=f'training.{self.name}',
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add, known = parser.add_argument, list(self.rows)
+        add('--data', type=Path, required=True, help='folder of the data sets')
+        add('--pasted', type=Path, required=True, help='folder that training.pasted made')
+        add('--out', type=Path, required=True, help='folder of the runs')
+        add(
+            '--rows', nargs='+', choices=known, default=known, metavar='NAME', help=', '.join(known)
+        )
+        add('--seeds', nargs='+', type=int, default=[0, 1, 2])
+        add('--json', type=Path, metavar='F', help='write the rows there, too')
+        add('--page', type=Path, metavar='P', help='page whose table between markers is replaced')
+        return parser

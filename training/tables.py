@@ -1,14 +1,9 @@
-"""Rows of the benchmark as a table, and files that are written whole or not at all."""
+"""Rows of the benchmark as a table."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
-
-from vq_anomaly_ros.replay.files import OutputError
 
 Row = dict[str, Any]
 
@@ -89,34 +84,3 @@ def _cell(one: Row, name: str) -> str:
         low, high = one['interval'][name]
         text += f' [{100 * low:.1f}, {100 * high:.1f}]'
     return text
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in UTF-8, whole or not at all; OutputError names it where that fails."""
-    write_bytes(path, text.encode('utf-8'))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all; OutputError names it where that fails."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f'.{path.name}-', dir=path.parent)
-        scratch = Path(name)
-        try:
-            with os.fdopen(handle, 'wb') as file:
-                file.write(content)
-            scratch.chmod(0o666 & ~_umask())
-            scratch.replace(path)
-        except BaseException:
-            scratch.unlink()
-            raise
-    except OSError as error:
-        cause = error.strerror or error
-        raise OutputError(f'{path}: cannot be written ({cause}); choose another place') from error
-
-
-def _umask() -> int:
-    """The permissions that new files go without; mkstemp leaves out all but the owner's."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -7,7 +7,6 @@ in turns with the model, can be compared.
 from __future__ import annotations
 
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ from training.predictor import Predictor
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.engines import Engine, open_engine
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelInfo
+from vq_anomaly_ros.machine import cpu_name
 from vq_anomaly_ros.metrics import find_protocol
 
 TRUNK_SIZE = (512, 1024)
@@ -153,13 +153,3 @@ def in_turns(ways: Mapping[str, Way], rounds: int, frames: int = _FRAMES) -> dic
                 way()
                 times[name].append(1e3 * (time.perf_counter() - start))
     return times
-
-
-def cpu_name() -> str:
-    """The processor's name, as the system has it."""
-    try:
-        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
-    except OSError:
-        lines = []
-    named = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
-    return named[0] if named else platform.processor() or platform.machine()

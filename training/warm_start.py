@@ -18,7 +18,7 @@ import torch
 from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
-from training.graph import folded
+from training.graph import folded, norms_behind
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelFileError
 
@@ -80,7 +80,7 @@ def unfolded(net: nn.Module, weights: Mapping[str, Tensor], pictures: Tensor) ->
     plain.load_state_dict(state, strict=False)
     moments = _moments(plain, pictures)
     own = net.state_dict()
-    norms = _norms(net)
+    norms = {found.path: found.norm for found in norms_behind(net)}
     for name, value in state.items():
         stem, _, kind = name.rpartition('.')
         conv = stem if f'{stem}.weight' in own else f'{stem}.conv'
@@ -137,18 +137,6 @@ def _unfolded_shape(graph: ModelProto, name: str) -> list[int]:
         if node.op_type == 'Reshape' and node.input[0] == name and node.input[1] in shapes:
             return [int(size) for size in shapes[node.input[1]]]
     return []
-
-
-def _norms(net: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    """The batch norms by the name of the convolution that each is folded into."""
-    found = {}
-    for path, parent in net.named_modules():
-        previous = ''
-        for name, child in parent.named_children():
-            if isinstance(child, nn.BatchNorm2d):
-                found[f'{path}.{previous}'.lstrip('.')] = child
-            previous = name
-    return found
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from functools import partial
@@ -45,6 +44,7 @@ from training.baselines.network import as_maps, by_position, ramped
 from training.baselines.protoseg import moved_prototypes, prototype_contrast, prototype_distance
 from training.data.folders import VOID
 from training.data.street import Example
+from training.methods.codebook.task import Config
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:
@@ -386,19 +386,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_command_writes_its_rows_and_takes_finished_ones(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny_schedule: Config,
 ) -> None:
-    small = dataclasses.replace(
-        SCHEDULE,
-        input_size=(64, 96),
-        crop=(64, 96),
-        heights=(64, 80),
-        epochs=1,
-        batch_size=2,
-        workers=0,
-        precision='32-true',
-    )
-    monkeypatch.setattr(command, 'measure', partial(rows.measure, schedule=small))
+    monkeypatch.setattr(command, 'measure', partial(rows.measure, schedule=tiny_schedule))
     out = tmp_path / 'runs'
     arguments = ['--data', str(root), '--pasted', str(root / 'pasted'), '--out', str(out)]
     assert command.main([*arguments, '--seeds', '0']) == 0

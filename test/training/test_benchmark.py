@@ -14,10 +14,10 @@ from sklearn.metrics import average_precision_score, jaccard_score, roc_auc_scor
 
 from training import benchmark
 from training.benchmark import Measurement, Predictor, main, measure, upsampled_argmax
-from training.tables import markdown, write_text
+from training.tables import markdown
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.metrics import PROTOCOLS
-from vq_anomaly_ros.replay.files import OutputError
+from vq_anomaly_ros.replay.files import OutputError, write_text
 
 SIZE = (90, 150)
 

@@ -15,6 +15,7 @@ from training import ablation, pasted
 from training.ablation import ROWS, SCHEDULE, SCORES, markdown, measure
 from training.data.folders import FolderError, load_anomaly_labels, read_anomaly_folder
 from training.data.outliers import OutlierError, held_out_categories, read_cut_outs
+from training.methods.codebook.task import Config
 
 SIZE = (64, 96)
 COLOUR = (230, 20, 200)  # RGB of every object: nothing else in the pictures has it
@@ -95,23 +96,15 @@ def test_missing_data_leave_nothing(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope='module')
-def row(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path, Any]:
+def row(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, tiny_schedule: Config
+) -> tuple[dict[str, Any], Path, Any]:
     """One row, trained for an epoch on tiny crops."""
     runs = tmp_path_factory.mktemp('runs')
     pasted.write_pasted(root, runs / 'pasted')
-    small = dataclasses.replace(
-        SCHEDULE,
-        input_size=(64, 96),
-        crop=(64, 96),
-        heights=(64, 80),
-        epochs=1,
-        batch_size=2,
-        workers=0,
-        precision='32-true',
-    )
 
     def again(name: str = 'M = 1') -> dict[str, Any]:
-        return measure(name, 3, root, runs / 'pasted', runs, small)
+        return measure(name, 3, root, runs / 'pasted', runs, tiny_schedule)
 
     return again(), runs, again
 

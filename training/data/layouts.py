@@ -185,15 +185,21 @@ def read_cityscapes(root: Path, split: str = 'val') -> SegmentationFolder:
     `leftImg8bit/<split>/<city>/*_leftImg8bit.png`, `gtFine/<split>/<city>/*_gtFine_labelIds.png`.
     The public labels of test hold ignored ids only.
     """
-    tree = PairedTree(
-        root / 'leftImg8bit' / split,
-        root / 'gtFine' / split,
-        '_leftImg8bit',
-        '_gtFine_labelIds.png',
-        inner='*/',
-        remedy='unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into one folder',
-    )
+    remedy = 'unpack leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip into one folder'
+    tree = _left_pictures(root, split, 'gtFine', remedy)
     return _classes(root, split, tree, CITYSCAPES)
+
+
+def _left_pictures(root: Path, split: str, labels: str, remedy: str) -> PairedTree:
+    """Pictures of the left camera by city or sequence, and their label ids in the tree `labels`."""
+    return PairedTree(
+        root / 'leftImg8bit' / split,
+        root / labels / split,
+        '_leftImg8bit',
+        f'_{labels}_labelIds.png',
+        inner='*/',
+        remedy=remedy,
+    )
 
 
 def _is_lost_and_found(root: Path) -> bool:
@@ -208,14 +214,8 @@ def read_lost_and_found(root: Path, split: str = 'test') -> AnomalyFolder:
     `gtCoarse/<split>/<sequence>/*_gtCoarse_labelIds.png`; id 1 is free space, 2 and more are kinds
     of obstacles, children and bicycles among them. 0 is what nobody labelled.
     """
-    tree = PairedTree(
-        root / 'leftImg8bit' / split,
-        root / 'gtCoarse' / split,
-        '_leftImg8bit',
-        '_gtCoarse_labelIds.png',
-        inner='*/',
-        remedy='unpack leftImg8bit.zip and gtCoarse.zip into one folder; there is no val',
-    )
+    remedy = 'unpack leftImg8bit.zip and gtCoarse.zip into one folder; there is no val'
+    tree = _left_pictures(root, split, 'gtCoarse', remedy)
     return _anomalies(root, split, pair_up(tree), _LOST_AND_FOUND)
 
 

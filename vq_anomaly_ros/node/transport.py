@@ -11,7 +11,6 @@ import argparse
 import array
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -29,8 +28,10 @@ from rclpy.publisher import Publisher
 from rclpy.task import Future
 from sensor_msgs.msg import Image
 
+from vq_anomaly_ros.machine import cpu_name
 from vq_anomaly_ros.node.messages import stream_qos
 from vq_anomaly_ros.node.signals import parse_arguments, ros_until_signal
+from vq_anomaly_ros.replay.files import write_text
 from vq_anomaly_ros.replay.interruption import interruptible
 from vq_anomaly_ros.replay.processes import Child, ProcessError, start_child
 from vq_anomaly_ros.share import share_folders
@@ -158,7 +159,7 @@ def measure(options: argparse.Namespace, cameras: int, profile: bool) -> dict[st
 
 def provenance() -> dict[str, Any]:
     """Return what a row was measured with: commit ('' outside of a checkout), CPU and its cores."""
-    return {'commit': _commit(), 'cpu': _cpu(), 'cores': len(os.sched_getaffinity(0))}
+    return {'commit': _commit(), 'cpu': cpu_name(), 'cores': len(os.sched_getaffinity(0))}
 
 
 def _commit() -> str:
@@ -171,16 +172,6 @@ def _commit() -> str:
         return subprocess.run(git, cwd=root, capture_output=True, text=True).stdout.strip()
     except OSError:
         return ''
-
-
-def _cpu() -> str:
-    """Name the CPU as Linux does on x86, else by its architecture."""
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return models[0] if models else platform.machine()
 
 
 def _profile() -> str:
@@ -233,22 +224,8 @@ def _measure_all(options: argparse.Namespace) -> int:
             times = f'{row["latency_p50_ms"]:.1f} | {row["latency_p99_ms"]:.1f}'
             print(f'| {" | ".join(map(str, cells))} | {times} |', flush=True)
     if options.json is not None:
-        _write_whole(options.json, json.dumps(rows, indent=1) + '\n')
+        write_text(options.json, json.dumps(rows, indent=1) + '\n')
     return 0
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file that replaces one of that name only once it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
-    try:
-        with os.fdopen(handle, 'w', encoding='utf-8') as file:
-            file.write(text)
-        # mkstemp makes it readable by its owner only.
-        Path(scratch).chmod(0o644)
-        Path(scratch).replace(path)
-    finally:
-        Path(scratch).unlink(missing_ok=True)
 
 
 def _be_an_end(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -60,3 +61,34 @@ def _install(fresh: Path, out: Path, replaced: Path) -> None:
         if target.is_dir() and not target.is_symlink():
             target.replace(replaced / entry.name)
         entry.replace(target)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8, whole or not at all; OutputError names it where that fails."""
+    write_bytes(path, text.encode('utf-8'))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all; OutputError names it where that fails."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f'.{path.name}-', dir=path.parent)
+        scratch = Path(name)
+        try:
+            with os.fdopen(handle, 'wb') as file:
+                file.write(content)
+            scratch.chmod(0o666 & ~_umask())
+            scratch.replace(path)
+        except BaseException:
+            scratch.unlink()
+            raise
+    except OSError as error:
+        cause = error.strerror or error
+        raise OutputError(f'{path}: cannot be written ({cause}); choose another place') from error
+
+
+def _umask() -> int:
+    """The permissions that new files go without; mkstemp leaves out all but the owner's."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -7,6 +7,8 @@ assignment by Sinkhorn's scaling as in GMMSeg (Liang et al. 2022), after Caron e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -140,6 +142,11 @@ class Decoder(nn.Module):
         """[B, D, h, w] -> picture [B, 3, h, w], about 0..1; logits [B, classes, h, w] or None."""
         out = self.layers(quantised)
         return out[:, :3], out[:, 3:] if self.classes else None
+
+
+def small_picture(pictures: Tensor, size: Sequence[int]) -> Tensor:
+    """What a decoder is to give: uint8 RGB [B, H, W, 3] -> float [B, 3, h, w] in 0..1."""
+    return F.interpolate(pictures.permute(0, 3, 1, 2).float() / 255.0, tuple(size), mode='area')
 
 
 def reconstruction(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +16,6 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from rich.progress import track
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from training import distributed
@@ -46,6 +46,7 @@ from training.methods.codebook.quantisation import (
     Decoder,
     MovingCodebook,
     reconstruction,
+    small_picture,
     straight_through,
 )
 from training.methods.codebook.scores import nearest_codes
@@ -209,6 +210,7 @@ class StreetData(lightning.LightningDataModule):
         every = 1 if self.config.in_memory else max(1, len(distinct) // _LOOKED_AT)
         return (one.load() for one in distinct[::every])
 
+    @cached_property
     def pasters(self) -> list[Paster]:
         """What is pasted into the crops: objects of known classes first, then unknown ones."""
         config = self.config
@@ -248,7 +250,7 @@ class StreetData(lightning.LightningDataModule):
             weather=config.weather,
         )
         workers = config.workers if workers is None else workers
-        crops = StreetCrops(self.examples, how, self.pasters(), config.seed)
+        crops = StreetCrops(self.examples, how, self.pasters, config.seed)
         process, processes = 0, 1
         if self.trainer is not None:
             process, processes = self.trainer.global_rank, self.trainer.world_size
@@ -392,9 +394,7 @@ class CodebookTask(lightning.LightningModule):
         quantised = straight_through(flat, self.net.codebook, codes)
         batch, _, height, width = features.shape
         quantised = quantised.unflatten(0, (batch, height, width)).permute(0, 3, 1, 2)
-        small = functional.interpolate(
-            pictures.permute(0, 3, 1, 2).float() / 255.0, (height, width), mode='area'
-        )
+        small = small_picture(pictures, (height, width))
         return reconstruction(decoder(quantised), small, labels, VOID)
 
     @torch.no_grad()

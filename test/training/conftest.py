@@ -1,0 +1,25 @@
+"""What several tests of training share."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from training.ablation import SCHEDULE
+from training.methods.codebook.task import Config
+
+
+@pytest.fixture(scope='session')
+def tiny_schedule() -> Config:
+    """The schedule of the ablations at a size that trains in seconds."""
+    return dataclasses.replace(
+        SCHEDULE,
+        input_size=(64, 96),
+        crop=(64, 96),
+        heights=(64, 80),
+        epochs=1,
+        batch_size=2,
+        workers=0,
+        precision='32-true',
+    )
