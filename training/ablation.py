@@ -84,6 +84,7 @@ ROWS: dict[str, dict[str, Any]] = {
     'averaged weights': {'average_weights': 0.98},
     # As many steps: one pass over four times as many pictures.
     'two towns': {'datasets': ('camvid/train', 'idd_lite/train'), 'epochs': 1},
+    'unused codevectors split': {'restart_by': 'split', 'restart_until': 0.9},
     'decoder': {'reconstruct_weight': 0.1, 'reconstruct_labels': True},
     'tau = 0.05': {'temperature': 0.05},
     'tau = 0.1': {'temperature': 0.1},
@@ -103,6 +104,9 @@ SCORES: dict[str, Score] = {
     'logsumexp': lambda net, s: scores.negative_evidence(s, net.temperature),
     'runner-up': lambda net, s: scores.without_runner_up(
         scores.weighted_top_k(s, net.top_k, net.temperature), 0.3
+    ),
+    'evidence of classes': lambda net, s: scores.class_evidence(
+        scores.weighted_top_k(s, net.top_k, net.temperature), 0.1
     ),
     'T1, 3x3 mean': lambda net, s: scores.smoothed(
         scores.anomaly_score(scores.weighted_top_k(s, net.top_k, net.temperature)), 3

@@ -90,8 +90,7 @@ def describe(config: Config) -> ModelInfo:
         palette=config.palette,
         input_size=(int(height), int(width)),
         stride=4,
-        score_kind=f'minus the best weighted top-{config.top_k} cosine to a class'
-        + (f', mean of {config.smooth}x{config.smooth} positions' if config.smooth > 1 else ''),
+        score_kind=score_kind(config),
         score_range=(-1.0, 1.0),
         codevectors_per_class=config.codevectors,
         calibration=None,
@@ -103,6 +102,16 @@ def describe(config: Config) -> ModelInfo:
         parity={},
         created=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
+
+
+def score_kind(config: Config) -> str:
+    """In words, what the exported score is."""
+    each = f'weighted top-{config.top_k} cosine'
+    kind = f'minus the best {each} to a class'
+    if config.evidence:
+        kind = f'minus the evidence of all classes (t = {config.evidence:g}) by their {each}'
+    window = f', mean of {config.smooth}x{config.smooth} positions' if config.smooth > 1 else ''
+    return kind + window
 
 
 def terms(config: Config) -> str:

@@ -109,22 +109,34 @@ class Paster:
     enlarge: float = float('inf')  # objects grow to at most so many times their own height
     _jpeg: tuple[int, int] = field(default=(50, 95), repr=False)
 
-    def paste(self, image: Image, labels: Image, rng: np.random.Generator) -> None:
+    def paste(
+        self, image: Image, labels: Image, rng: np.random.Generator, enlarged: float = 1.0
+    ) -> None:
         """Paste 0 to `most` objects into `image` (uint8 RGB [H, W, 3]), in place.
 
         `labels` (integer [H, W]) become those of the objects where they cover more than half of
-        the picture.
+        the picture. `enlarged`: how many times the picture was enlarged before; beyond 1, most
+        objects are blurred about as much as it was, lest sharpness alone tells them from it.
         """
         for _ in range(rng.integers(0, self.most + 1)):
             cut_out = self.cut_outs[rng.integers(len(self.cut_outs))]
             if self.textures and rng.random() < self.textures:
                 cut_out = texture(rng)
-            self._paste_one(image, labels, cut_out, rng)
+            self._paste_one(image, labels, cut_out, rng, enlarged)
 
     def _paste_one(
-        self, image: Image, labels: Image, cut_out: CutOut, rng: np.random.Generator
+        self,
+        image: Image,
+        labels: Image,
+        cut_out: CutOut,
+        rng: np.random.Generator,
+        enlarged: float,
     ) -> None:
         pixels, alpha = self._transformed(cut_out, image.shape[0], rng)
+        if enlarged > 1.0 and rng.random() < 0.7:
+            # Linear interpolation blurs by a triangle of this deviation; a lens by more.
+            blur = enlarged / np.sqrt(6.0) * rng.uniform(0.5, 1.5)
+            pixels, alpha = (cv2.GaussianBlur(one, (0, 0), blur) for one in (pixels, alpha))
         height, width = alpha.shape
         # An object may stand half outside of the picture, as real ones do.
         top = int(rng.integers(-height // 4, max(image.shape[0] - height * 3 // 4, 1)))

@@ -157,6 +157,8 @@ class Augmentation:
     stretch: tuple[float, float] = (0.95, 1.1)  # of its width, for other cameras' proportions
     colour: float = 1.0  # strength of the jitter of light and colour
     weather: float = 0.0  # share of crops with a shadow, half as many with haze, JPEG traces
+    sharpen: float = 0.0  # most that enlarged pictures are sharpened: share of their fine detail
+    match_blur: bool = False  # pasted objects are as blurred as the enlarged picture around them
 
 
 class StreetCrops(Dataset[tuple[Image, NDArray[np.int64]]]):
@@ -188,11 +190,14 @@ class StreetCrops(Dataset[tuple[Image, NDArray[np.int64]]]):
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.examples))
         rng = np.random.default_rng((self.seed, epoch, position))
         example = self.examples[order[position]].load()
-        image, labels = _random_crop(example, self.augmentation, rng)
+        how = self.augmentation
+        image, labels, enlarged = _random_crop(example, how, rng)
         for paster in self.pasters:
-            paster.paste(image, labels, rng)
-        if self.augmentation.weather:
-            image = _weather(image, self.augmentation.weather, rng)
+            paster.paste(image, labels, rng, enlarged if how.match_blur else 1.0)
+        if how.sharpen and enlarged > 1.0 and rng.random() < 0.7:
+            image = _sharpened(image, enlarged, rng.uniform(0.0, how.sharpen))
+        if how.weather:
+            image = _weather(image, how.weather, rng)
         image = _jitter(image, self.augmentation.colour, rng)
         offset = self.stride // 2
         coarse = labels[offset :: self.stride, offset :: self.stride]
@@ -231,7 +236,8 @@ class PassSampler(Sampler[int]):
 
 def _random_crop(
     example: Example, how: Augmentation, rng: np.random.Generator
-) -> tuple[Image, Image]:
+) -> tuple[Image, Image, float]:
+    """Picture and labels of the crop, and how many times the picture was enlarged."""
     scale = np.exp(rng.uniform(*np.log(how.heights))) / example.image.shape[0]
     stretch = np.exp(rng.uniform(*np.log(how.stretch)))
     height = max(int(example.image.shape[0] * scale), how.crop[0])
@@ -244,16 +250,21 @@ def _random_crop(
     image, labels = image[window], labels[window]
     if rng.random() < 0.5:
         image, labels = image[:, ::-1], labels[:, ::-1]
-    return np.ascontiguousarray(image), np.ascontiguousarray(labels)
+    enlarged = height / example.image.shape[0]
+    return np.ascontiguousarray(image), np.ascontiguousarray(labels), enlarged
+
+
+def _sharpened(image: Image, enlarged: float, amount: float) -> Image:
+    """Unsharp mask of the width of the enlargement: a sharper camera than the one that took it."""
+    soft = cv2.GaussianBlur(image, (0, 0), 0.6 * enlarged)
+    return np.asarray(cv2.addWeighted(image, 1.0 + amount, soft, -amount, 0.0), np.uint8)
 
 
 def _weather(image: Image, share: float, rng: np.random.Generator) -> Image:
     """A cast shadow with a soft edge, haze that thickens upwards, the traces of a JPEG."""
     height, width = image.shape[:2]
     if rng.random() < share:
-        corners = rng.uniform(-0.3, 1.3, (int(rng.integers(3, 7)), 2)) * (width, height)
-        shadow = np.zeros((height, width), np.uint8)
-        cv2.fillPoly(shadow, [corners.astype(np.int32)], 255)
+        shadow = _foliage(rng, height, width) if rng.random() < 0.5 else _wall(rng, height, width)
         soft = cv2.GaussianBlur(shadow, (0, 0), rng.uniform(0.5, 6.0)).astype(np.float32) / 255.0
         dark = rng.uniform(0.35, 0.8, 1) + rng.uniform(0.0, 0.08, 3) * (0, 0, 1)  # bluish
         image = (image * (1.0 - soft[..., None] * (1.0 - dark))).astype(np.uint8)
@@ -269,6 +280,24 @@ def _weather(image: Image, share: float, rng: np.random.Generator) -> Image:
     return image
 
 
+def _wall(rng: np.random.Generator, height: int, width: int) -> Image:
+    """Where a polygon's shadow falls: 255 there, 0 elsewhere, uint8 [height, width]."""
+    corners = rng.uniform(-0.3, 1.3, (int(rng.integers(3, 7)), 2)) * (width, height)
+    shadow = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(shadow, [corners.astype(np.int32)], 255)
+    return shadow
+
+
+def _foliage(rng: np.random.Generator, height: int, width: int) -> Image:
+    """The dappled shade of a tree, as `_wall`: wide patches from some row down."""
+    rows = int(rng.integers(6, 50))
+    coarse = rng.normal(size=(rows, max(rows // 2, 3))).astype(np.float32)
+    clumps = cv2.resize(rng.normal(size=(3, 4)).astype(np.float32), (width, height))
+    noise = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC) + clumps
+    noise[: int(rng.uniform(0.2, 0.6) * height)] = -np.inf
+    return np.asarray((noise > rng.uniform(-0.5, 1.0)) * np.uint8(255), np.uint8)
+
+
 def _jitter(image: Image, strength: float, rng: np.random.Generator) -> Image:
     """Light, contrast, gamma, saturation and colour cast; sometimes blur and sensor noise."""
     levels = np.arange(256, dtype=np.float32) / 255.0
@@ -276,7 +305,10 @@ def _jitter(image: Image, strength: float, rng: np.random.Generator) -> Image:
     contrast = np.exp(rng.normal(0.0, 0.25 * strength))
     light = rng.normal(0.0, 0.08 * strength)
     cast = 1.0 + rng.normal(0.0, 0.06 * strength, 3)
-    curve = (levels**gamma - 0.5) * contrast + 0.5 + light
+    middle = (
+        float(image.mean()) / 255.0
+    ) ** gamma  # about which contrast turns, lest dark be black
+    curve = (levels**gamma - middle) * contrast + middle + light
     table = np.clip(curve[:, None] * cast * 255.0, 0, 255).astype(np.uint8)
     image = cv2.LUT(image, table.reshape(1, 256, 3))
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]

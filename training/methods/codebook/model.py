@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from training.backbones import EfficientNetLite0, FullPrecision, normalise
 from training.methods.codebook.scores import (
     anomaly_score,
+    class_evidence,
     cosines,
     nearest_codes,
     smoothed,
@@ -130,8 +131,12 @@ class CodebookNet(nn.Module):
         fine: int = 48,
         blocks: int = 16,
         smooth: int = 1,
+        evidence: float = 0.0,
     ) -> None:
-        """`smooth`: side of the window whose mean the anomaly score is (1: none), at stride 4."""
+        """`smooth`: side of the window whose mean the anomaly score is (1: none), at stride 4.
+
+        `evidence`: temperature at which all classes together explain a position; 0: the best one.
+        """
         super().__init__()
         self.backbone = EfficientNetLite0(pretrained, blocks)
         self.fusion = Fusion(self.backbone.channels, channels, fine)
@@ -140,6 +145,7 @@ class CodebookNet(nn.Module):
         self.top_k = top_k
         self.temperature = temperature
         self.smooth = smooth
+        self.evidence = evidence
 
     @property
     def codebook(self) -> Tensor:
@@ -156,6 +162,14 @@ class CodebookNet(nn.Module):
         similarity = cosines(features, self.codebook)
         return Likelihood(similarity, weighted_top_k(similarity, self.top_k, self.temperature))
 
+    def anomaly(self, class_scores: Tensor) -> Tensor:
+        """The anomaly score that the model file gives: [B, C, h, w] -> [B, h, w] in [-1, 1]."""
+        if self.evidence:
+            anomaly = class_evidence(class_scores, self.evidence)
+        else:
+            anomaly = anomaly_score(class_scores)
+        return smoothed(anomaly, self.smooth) if self.smooth > 1 else anomaly
+
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The outputs of the model file for uint8 RGB [N, H, W, 3], in the order of `OUTPUTS`.
 
@@ -171,10 +185,7 @@ class CodebookNet(nn.Module):
         nearest = nearest_codes(similarity)
         classes, codes = self.codevectors.shape[:2]
         codes_ = (nearest % classes) * codes + nearest // classes
-        anomaly = anomaly_score(scores)
-        if self.smooth > 1:
-            anomaly = smoothed(anomaly, self.smooth)
-        return anomaly, labels, scores, codes_.to(torch.int32)
+        return self.anomaly(scores), labels, scores, codes_.to(torch.int32)
 
 
 OUTPUTS = ('score', 'labels', 'class_scores', 'codes')

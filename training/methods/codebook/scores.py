@@ -87,6 +87,18 @@ def anomaly_score(class_scores: Tensor) -> Tensor:
     return -class_scores.amax(dim=1).clamp(-1.0, 1.0)
 
 
+def class_evidence(class_scores: Tensor, temperature: float) -> Tensor:
+    """Anomaly as -t log mean_c exp(S_c / t): minus the log-likelihood under all classes alike.
+
+    p(x) = sum_c p(x | c) / C with the weighted top-K score as log p(x | c) (times t): what several
+    classes explain is better known than what one does. [B, C, h, w] -> [B, h, w] in [-1, 1],
+    clamped as `anomaly_score`, which it becomes towards t = 0.
+    """
+    share = torch.log(torch.tensor(float(class_scores.shape[1])))
+    evidence = torch.logsumexp(class_scores / temperature, dim=1) - share
+    return -(temperature * evidence).clamp(-1.0, 1.0)
+
+
 def smoothed(anomaly: Tensor, side: int) -> Tensor:
     """Mean over side x side positions (odd), those outside of the map left out: [B, h, w]."""
     return F.avg_pool2d(

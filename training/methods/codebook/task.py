@@ -92,6 +92,9 @@ class Config:
     heights: Sequence[int] = (270, 792)  # of a picture before it is cropped, log-uniform
     stretch: Sequence[float] = (0.95, 1.1)  # of its width beyond its proportions
     weather: float = 0.0  # share of crops with a shadow; half as many have haze, JPEG traces
+    sharpen: float = 0.0  # most that enlarged pictures are sharpened: share of their fine detail
+    match_blur: bool = False  # pasted objects are as blurred as the enlarged picture around them
+    known_colour: float = 0.0  # as outlier_colour, of the pasted objects of known classes
 
     codevectors: int = 10
     dimension: int = 64
@@ -102,8 +105,10 @@ class Config:
     temperature: float = 0.07
 
     smooth: int = 1  # side of the window over whose mean the exported score is smoothed (odd)
+    evidence: float = 0.0  # temperature at which all classes explain a position (0: the best one)
 
     restart_until: float = 0.7  # share of the passes after which unused codevectors stay
+    restart_by: str = 'feature'  # of its class; or 'split': halves the most used codevector of it
 
     codebook_update: str = 'gradient'  # or 'average': moving averages of the features
     codebook_decay: float = 0.99
@@ -220,7 +225,13 @@ class StreetData(lightning.LightningDataModule):
             low, high = config.known_heights
             pasters.append(
                 Paster(
-                    known, config.known_most, (low, high), config.outlier_relight, tilt=5, enlarge=3
+                    known,
+                    config.known_most,
+                    (low, high),
+                    config.outlier_relight,
+                    colour=config.known_colour,
+                    tilt=5,
+                    enlarge=3,
                 )
             )
         if config.outlier_objects:
@@ -248,6 +259,8 @@ class StreetData(lightning.LightningDataModule):
             (config.heights[0], config.heights[1]),
             (config.stretch[0], config.stretch[1]),
             weather=config.weather,
+            sharpen=config.sharpen,
+            match_blur=config.match_blur,
         )
         workers = config.workers if workers is None else workers
         crops = StreetCrops(self.examples, how, self.pasters, config.seed)
@@ -287,6 +300,7 @@ class CodebookTask(lightning.LightningModule):
             config.fine_channels,
             config.blocks,
             config.smooth,
+            config.evidence,
         )
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net.backbone.freeze(config.frozen_blocks)
@@ -308,6 +322,8 @@ class CodebookTask(lightning.LightningModule):
             raise ValueError(
                 f"codebook_update is {config.codebook_update!r}: use 'gradient' or 'average'"
             )
+        if config.restart_by not in ('feature', 'split'):
+            raise ValueError(f"restart_by is {config.restart_by!r}: use 'feature' or 'split'")
         if config.assignment not in ('nearest', 'balanced'):
             raise ValueError(f"assignment is {config.assignment!r}: use 'nearest' or 'balanced'")
         self.decoder: Decoder | None = None
@@ -430,8 +446,11 @@ class CodebookTask(lightning.LightningModule):
         """Give codevectors that nothing chose another start."""
         features, labels = self.latest
         if self.moving is None:
-            unused_codes = self.code_counts.view(-1, self.config.codevectors) == 0
-            restart(self.net.codevectors.data, unused_codes, features, labels)
+            counts = self.code_counts.view(-1, self.config.codevectors)
+            if self.config.restart_by == 'split':
+                split(self.net.codevectors.data, counts)
+            else:
+                restart(self.net.codevectors.data, counts == 0, features, labels)
             distributed.from_first(self.net.codevectors.data)
             return
         flat = features.permute(0, 2, 3, 1).flatten(0, 2)
@@ -495,6 +514,24 @@ def restart(codevectors: Tensor, which: Tensor, features: Tensor, labels: Tensor
         own = by_position[labels == c]
         if len(own):
             codevectors[c, m] = own[torch.randint(len(own), ())] * length
+
+
+def split(codevectors: Tensor, counts: Tensor, apart: float = 0.1) -> None:
+    """Give every unused codevector half of the positions of the most used one of its class.
+
+    After Linde, Buzo & Gray 1980: both become that one, moved by +d and -d, d random and `apart` of
+    its length, so that what is known stays nearly what it was. codevectors: [C, M, D], in place;
+    counts: how often each was chosen, [C, M]. A class that chose none keeps all as they are.
+    """
+    left = counts.clone().float()
+    for c, m in (counts == 0).nonzero().tolist():
+        most = int(left[c].argmax())
+        if left[c, most] == 0:
+            continue
+        own = codevectors[c, most].clone()
+        step = torch.nn.functional.normalize(torch.randn_like(own), dim=0) * own.norm() * apart
+        codevectors[c, most], codevectors[c, m] = own + step, own - step
+        left[c, most] = left[c, m] = left[c, most] / 2
 
 
 def one_cycle(progress: float, warm_up: float) -> float:
