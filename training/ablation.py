@@ -43,6 +43,7 @@ SCHEDULE = Config(
     input_size=(256, 512),
     crop=(160, 256),
     heights=(135, 396),
+    frozen_blocks=3,
     epochs=5,
 )
 OFF: dict[str, Any] = {'outlier_objects': '', 'void_labels': False}

@@ -34,10 +34,11 @@ OBJECTS = 'outlier_objects'
 SHARE = 0.2
 
 
-def write_pasted(root: Path, out: Path, share: float = SHARE, seed: int = 0) -> int:
+def write_pasted(root: Path, out: Path, share: float = SHARE, seed: int = 0, every: int = 1) -> int:
     """Write the set into the new folder `out`, whole or not at all; return how many pictures.
 
-    Each picture of STREETS gets one to three objects, log-uniform heights of 3 to 40 % of it.
+    Each picture of STREETS (each second with `every` 2, and so on) gets one to three objects,
+    log-uniform heights of 3 to 40 % of it.
     Raises FolderError and OutlierError for missing data, FolderError where `out` exists.
     """
     if out.exists():
@@ -50,8 +51,8 @@ def write_pasted(root: Path, out: Path, share: float = SHARE, seed: int = 0) -> 
         folder = Path(scratch) / out.name
         for name in ('images', 'labels'):
             (folder / name).mkdir(parents=True)
-        samples = list(_samples(root))
-        for number, (stem, image, void) in enumerate(track(samples, description='pasting')):
+        samples = list(enumerate(_samples(root)))[::every]
+        for number, (stem, image, void) in track(samples, description='pasting'):
             _write_one(folder, stem, image, void, paster, np.random.default_rng((seed, number)))
         shutil.move(folder, out)
     return len(samples)
@@ -99,9 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--out', type=Path, required=True, help='new folder of the set')
     parser.add_argument('--share', type=float, default=SHARE, help='of the categories, held out')
     parser.add_argument('--seed', type=int, default=0, help='of what is pasted where')
+    parser.add_argument('--every', type=int, default=1, help='take each n-th picture only')
     options = parser.parse_args(argv)
     try:
-        count = write_pasted(options.data, options.out, options.share, options.seed)
+        count = write_pasted(options.data, options.out, options.share, options.seed, options.every)
     except (FolderError, OutlierError, OSError) as error:
         print(f'training.pasted: {error}', file=sys.stderr)
         return 2

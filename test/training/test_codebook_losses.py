@@ -11,7 +11,7 @@ from training.data.folders import VOID
 from training.data.outliers import PASTED
 from training.data.street import GROUPED
 from training.methods.codebook import losses
-from training.methods.codebook.task import one_cycle, restart, usage
+from training.methods.codebook.task import one_cycle, restart, split, usage
 
 
 def scores(*values: float) -> torch.Tensor:
@@ -146,6 +146,22 @@ def test_unused_codevectors_move_onto_features_of_their_own_class() -> None:
     untouched = torch.full((4,), 2.0)
     for c, m in ((0, 1), (1, 0), (2, 0), (2, 1)):
         assert torch.equal(codevectors[c, m], untouched)
+
+
+def test_an_unused_codevector_takes_half_of_the_most_used_one() -> None:
+    torch.manual_seed(0)
+    codevectors = torch.randn(2, 4, 8)
+    before, counts = codevectors.clone(), torch.tensor([[90, 0, 20, 0], [0, 0, 0, 0]])
+    split(codevectors, counts, apart=0.1)
+    assert torch.equal(codevectors[0, 2], before[0, 2]), 'the less used one stays'
+    assert torch.equal(codevectors[1], before[1]), 'a class that chose none keeps all'
+    # First into 0 and 1 (45 each), then one of these once more; all stay near where 0 was.
+    for m in (0, 1, 3):
+        moved = (codevectors[0, m] - before[0, 0]).norm() / before[0, 0].norm()
+        assert 0 < moved.item() < 0.21
+    features = before[0, 0] + 0.05 * torch.randn(500, 8)
+    nearest = (torch.nn.functional.normalize(codevectors[0], dim=-1) @ features.T).argmax(dim=0)
+    assert set(nearest.tolist()) >= {0, 1, 3}, 'each is used now'
 
 
 def test_one_cycle_rises_to_one_and_falls_to_nothing() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from training.backbones import BackboneError, EfficientNetLite0
 from training.methods.codebook.model import CodebookNet
-from training.methods.codebook.scores import anomaly_score, nearest_codes
+from training.methods.codebook.scores import anomaly_score, class_evidence, nearest_codes
 
 
 @pytest.fixture(scope='module')
@@ -53,6 +53,17 @@ def test_a_smoothed_score_is_the_mean_of_its_window(
         plain, found = net(pictures)[0], smooth(pictures)[0]
     torch.testing.assert_close(found[:, 5, 7], plain[:, 4:7, 6:9].mean(dim=(1, 2)))
     torch.testing.assert_close(found[:, 0, 0], plain[:, :2, :2].mean(dim=(1, 2)))
+
+
+def test_the_score_may_be_the_evidence_of_all_classes(
+    net: CodebookNet, pictures: torch.Tensor
+) -> None:
+    other = copy.deepcopy(net)
+    other.evidence = 0.1
+    with torch.no_grad():
+        plain, found = net(pictures), other(pictures)
+    torch.testing.assert_close(found[0], class_evidence(plain[2], 0.1))
+    assert torch.equal(found[1], plain[1]), 'labels are those of the best class'
 
 
 def test_centred_weights_give_the_same_features(net: CodebookNet, pictures: torch.Tensor) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from training.methods.codebook.scores import (
     anomaly_score,
+    class_evidence,
     cosines,
     mean_top_k,
     nearest_codes,
@@ -135,3 +136,27 @@ def test_the_runner_up_takes_its_share() -> None:
     scores = torch.tensor([0.9, 0.5, 0.1]).reshape(1, 3, 1, 1)
     assert without_runner_up(scores, 0.5).item() == pytest.approx(-0.65)
     torch.testing.assert_close(without_runner_up(scores, 0.0), anomaly_score(scores))
+
+
+def test_evidence_of_classes_against_a_slow_loop() -> None:
+    scores = torch.rand(2, 5, 3, 4, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    for b, y, x in np.ndindex(2, 3, 4):
+        values = [math.exp(float(s) / 0.1) for s in scores[b, :, y, x]]
+        expected = -0.1 * math.log(sum(values) / len(values))
+        assert class_evidence(scores, 0.1)[b, y, x].item() == pytest.approx(expected, abs=1e-5)
+
+
+@given(st.integers(0, 10_000), st.floats(0.02, 1.0))
+def test_evidence_lies_between_the_best_and_the_mean_class(seed: int, tau: float) -> None:
+    scores = torch.rand(1, 4, 2, 2, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    evidence = class_evidence(scores, tau)
+    assert (evidence >= anomaly_score(scores) - 1e-5).all()
+    assert (evidence <= -scores.mean(dim=1) + 1e-5).all()
+
+
+def test_evidence_of_equal_classes_is_their_score_and_cold_evidence_the_best_one() -> None:
+    equal = torch.full((1, 7, 2, 2), 0.3)
+    torch.testing.assert_close(class_evidence(equal, 0.1), torch.full((1, 2, 2), -0.3))
+    scores = torch.tensor([0.9, 0.2, -0.5]).view(1, 3, 1, 1)
+    assert class_evidence(scores, 0.001).item() == pytest.approx(-0.9, abs=2e-3)
+    assert class_evidence(torch.full((1, 2, 1, 1), 1.0001), 0.1).item() == -1.0

@@ -57,6 +57,15 @@ def test_held_out_categories_are_the_same_for_everybody_and_leave_the_rest(root:
         read_cut_outs(objects, held_out_categories(objects, 1.0))
 
 
+def test_a_smaller_set_is_a_part_of_the_whole(root: Path, tmp_path: Path) -> None:
+    pasted.write_pasted(root, tmp_path / 'whole', 0.3)
+    assert pasted.write_pasted(root, tmp_path / 'part', 0.3, every=2) == 3
+    part = sorted((tmp_path / 'part' / 'images').iterdir())
+    assert len(part) == 3
+    for picture in part:
+        assert picture.read_bytes() == (tmp_path / 'whole/images' / picture.name).read_bytes()
+
+
 def test_labels_lie_on_the_objects_and_void_stays_void(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from training.data.folders import VOID, FolderError
-from training.data.outliers import PASTED, CutOut, OutlierError, Paster, read_cut_outs, texture
+from training.data.outliers import (
+    PASTED,
+    CutOut,
+    OutlierError,
+    Paster,
+    grown,
+    read_cut_outs,
+    texture,
+)
 from training.data.street import (
     CAMVID_CLASSES,
     COARSE,
@@ -273,3 +281,49 @@ def test_colours_are_those_of_the_names_and_all_classes_have_one() -> None:
     colours = palette_of((*CAMVID_CLASSES, 'tram', 'cow'))
     assert len(set(colours)) == 13
     assert colours[CAMVID_CLASSES.index('road')] == (128, 64, 128) == palette_of(['road'])[0]
+
+
+def detail(picture: np.ndarray) -> float:
+    """Mean step between neighbours in a row."""
+    return float(np.abs(np.diff(picture.astype(float), axis=1)).mean())
+
+
+def test_enlarged_pictures_are_sharpened_and_others_are_not() -> None:
+    for heights, factor in (((120, 121), 1.1), ((45, 46), 0.0)):
+        plain = crops(how=Augmentation((32, 64), heights, colour=0.0))
+        sharp = crops(how=Augmentation((32, 64), heights, colour=0.0, sharpen=1.5))
+        pairs = [(plain[n][0], sharp[n][0]) for n in range(12)]
+        gains = [detail(b) / detail(a) for a, b in pairs]
+        if factor:
+            assert sum(gain > factor for gain in gains) >= 4, gains
+            assert max(gains) < 4, 'the same picture still'
+        else:
+            assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_objects_are_blurred_as_the_enlarged_picture_around_them() -> None:
+    def edge(enlarged: float) -> float:
+        steps = []
+        for seed in range(60):
+            picture = np.full((80, 120, 3), 60, np.uint8)
+            paster = Paster([disc()], most=1, heights=(0.4, 0.4), tilt=0)
+            labels = np.zeros(picture.shape[:2], np.uint8)
+            paster.paste(picture, labels, np.random.default_rng(seed), enlarged)
+            steps.append(np.abs(np.diff(picture[..., 0].astype(float), axis=1)).max())
+        return float(np.mean([step for step in steps if step > 20]))
+
+    assert edge(0.5) == edge(1.0), 'a picture made smaller is sharp'
+    assert edge(4.0) < 0.7 * edge(1.0)
+
+
+def test_colours_go_on_beyond_an_outline_so_that_no_dark_rim_is_pasted() -> None:
+    cut_out = disc()
+    green = np.where(cut_out.alpha[..., None] > 0, (40, 200, 90), 0).astype(np.uint8)
+    found = grown(green, cut_out.alpha)
+    np.testing.assert_allclose(found.reshape(-1, 3), np.tile((40, 200, 90), (41 * 41, 1)), atol=1)
+    image = np.full((80, 120, 3), (40, 200, 90), np.uint8)
+    covered = pasted(Paster([CutOut('d_1', found, cut_out.alpha)], most=1, tilt=25), image, 5)
+    assert covered.any()
+    # Whatever its edge is blended from, it is of the same hue as the picture of its colour.
+    hue = image.astype(float) - image.min(axis=2, keepdims=True)
+    assert (hue[..., 1] > 100).all()
