@@ -67,10 +67,11 @@ $(VENV)/.build: requirements/build.txt $(VENV)/.runtime
 	$(PIP) -r requirements/build.txt
 	@touch $@
 
-$(VENV)/.development: requirements/training.txt requirements/development.txt $(VENV)/.build
+$(VENV)/.development: requirements/training.txt requirements/development.txt requirements/tensorrt-gate.txt $(VENV)/.build
 	@echo 'installing what training and tests need into $(VENV) (about 1.6 GB more, once)'
 	$(PIP) -r requirements/training.txt -r requirements/development.txt
-	$(PIP) --no-deps efficientnet-lite-pytorch
+	$(PIP) --no-deps efficientnet-lite-pytorch -r requirements/tensorrt-gate.txt
+	$(BIN)/python requirements/tensorrt_typings.py $(VENV)/typings
 	@touch $@
 
 # The pictures of the README; MOTORWAY is a video of a motorway drive.

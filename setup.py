@@ -35,6 +35,7 @@ setup(
     license='Apache-2.0',
     entry_points={
         'console_scripts': [
+            'build_engine = vq_anomaly_ros.replay.build_engine:main',
             'anomaly_detector = vq_anomaly_ros.node.detector_node:main',
             'play_bag = vq_anomaly_ros.node.player:main',
             'measure_transport = vq_anomaly_ros.node.transport:main',

@@ -33,7 +33,7 @@ PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES
 # What is left empty is taken from the parameter file.
 FROM_FILE = {
     'model': 'model file: a path, or the name of a shipped one',
-    'backend': 'auto, openvino or onnxruntime',
+    'backend': 'auto, tensorrt, openvino or onnxruntime',
     'cameras': "namespaces of the cameras, such as \"['/front','/rear']\"",
     'transport': 'raw or compressed',
     'target_fpr': 'share of normal pixels that the mask may hold, such as 0.001',

@@ -33,7 +33,7 @@ DETECTOR = Path(__file__).resolve().parent / 'detector.launch.py'
 # Handed on to detector.launch.py as they are.
 HANDED_ON = {
     'model': 'model file: a path, or the name of a shipped one',
-    'backend': 'auto, openvino or onnxruntime',
+    'backend': 'auto, tensorrt, openvino or onnxruntime',
     'target_fpr': 'share of normal pixels that the mask may hold',
     'log_level': 'debug, info, warn, error or fatal',
 }

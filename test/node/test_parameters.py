@@ -64,7 +64,7 @@ def test_every_parameter_is_described_and_its_default_allowed(spec: ParameterSpe
         ('target_fpr', True, 'is no double'),
         ('threads', -1, 'outside 0 to 256'),
         ('threads', 1.0, 'is no integer'),
-        ('backend', 'cuda', 'none of auto, openvino, onnxruntime'),
+        ('backend', 'cuda', 'none of auto, tensorrt, openvino, onnxruntime'),
         ('autostart', 'yes', 'is no bool'),
         ('cameras', [], 'the list is empty'),
         ('cameras', ['/front', '/front'], 'named twice'),

@@ -13,7 +13,9 @@ import numpy as np
 
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.calibration import Calibration, check_target_fpr
-from vq_anomaly_ros.detection.engines import Engine, EngineError, open_engine
+from vq_anomaly_ros.detection.engines import Engine, EngineError, open_cpu_engine, open_engine
+from vq_anomaly_ros.detection.engines.build import BuildCancelledError
+from vq_anomaly_ros.detection.engines.gpu_options import GpuOptions
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelFileError, ModelInfo
 from vq_anomaly_ros.detection.obstacles import Obstacle, find_obstacles
 from vq_anomaly_ros.images import Frame
@@ -33,7 +35,7 @@ class DetectorConfig:
     where the model has them; label_upsampling: labels of the camera's size are those of the score
     map ('nearest', cheap) or the argmax of bilinearly upsampled class scores ('bilinear', smooth
     edges, as in evaluation); min_obstacle_area: smallest share of a picture, 0..1, that is told as
-    an obstacle.
+    an obstacle; gpu: how TensorRT builds and runs, where it is the backend.
     """
 
     model: Path
@@ -45,6 +47,7 @@ class DetectorConfig:
     with_codes: bool = False
     label_upsampling: LabelUpsampling = 'nearest'
     min_obstacle_area: float = 5e-4
+    gpu: GpuOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Detector:
         self.info = self.model.info
         self.calibration = _calibration_of(self.model)
         outputs = _outputs_of(self.info, config)
-        self.engine = open_engine(self.model, config.backend, outputs, config.threads)
+        self.engine = open_engine(self.model, config.backend, outputs, config.threads, config.gpu)
         self._scratch = np.empty((*self.info.input_size, 3), np.uint8)
         self._scratch_mono = np.empty(self.info.input_size, np.uint8)
 
@@ -126,10 +129,41 @@ class Detector:
         """
         if not frames:
             return []
-        buffer = self.engine.input_buffer(len(frames))
+        if not self.engine.takes_frames:
+            return self._detect(frames, self.info.input_size)
+        try:
+            return self._detect_on_gpu(frames)
+        except EngineError as error:
+            if self.config.backend != 'auto' or isinstance(error, BuildCancelledError):
+                raise
+            self._leave_gpu(error)
+            return self._detect(frames, self.info.input_size)
+
+    def _leave_gpu(self, error: EngineError) -> None:
+        """Go on with a CPU runtime, as the backend 'auto' allows."""
+        if self.config.gpu is not None:
+            self.config.gpu.report(f'the GPU is given up for a CPU runtime: {error}')
+        outputs = _outputs_of(self.info, self.config)
+        engine = open_cpu_engine(self.model, outputs, self.config.threads)
+        self.engine.close()
+        self.engine = engine
+
+    def _detect_on_gpu(self, frames: Sequence[Frame]) -> list[Detection]:
+        # A GPU takes the frames as they are; those of one size go together.
+        found: dict[int, Detection] = {}
+        for size in dict.fromkeys(frame.size for frame in frames):
+            places = [place for place, frame in enumerate(frames) if frame.size == size]
+            found |= zip(
+                places, self._detect([frames[place] for place in places], size), strict=True
+            )
+        return [found[place] for place in range(len(frames))]
+
+    def _detect(self, frames: Sequence[Frame], size: tuple[int, int]) -> list[Detection]:
+        """As `detect`, of frames that go to the engine at one size."""
+        buffer = self.engine.input_buffer(len(frames), size)
         for frame, target in zip(frames, buffer, strict=True):
-            self._stretch(frame, target)
-        results = self.engine.infer(len(frames))
+            self._fill(frame, target)
+        results = self.engine.infer(len(frames), size)
         if not np.isfinite(results['score']).all():
             raise EngineError(
                 f'{self.model.path}: the scores of {self.engine.description} are not all finite: '
@@ -154,9 +188,12 @@ class Detector:
         """Close it."""
         self.close()
 
-    def _stretch(self, frame: Frame, target: np.ndarray) -> None:
+    def _fill(self, frame: Frame, target: np.ndarray) -> None:
         """Frame -> target uint8 [h, w, 3] RGB: linear, half-pixel centres, no antialiasing."""
-        height, width = self.info.input_size
+        height, width = target.shape[:2]
+        if frame.size == (height, width) and frame.order != 'rgb':
+            cv2.cvtColor(frame.pixels, _TO_RGB[frame.order], target)
+            return
         if frame.order == 'rgb':
             cv2.resize(frame.pixels, (width, height), target, interpolation=cv2.INTER_LINEAR)
             return
@@ -185,6 +222,9 @@ def _labels(results: dict[str, np.ndarray], i: int, size: tuple[int, int]) -> np
     """Labels uint8 [H, W] of picture i; None where they were not asked for."""
     if 'labels' not in results:
         return None
+    for name in ('camera_labels', 'camera_labels_smooth'):
+        if name in results and results[name].shape[1:] == size:
+            return results[name][i].copy()
     if 'class_scores' not in results or results['labels'].shape[1:] == size:
         return _resized(results['labels'][i], size, cv2.INTER_NEAREST_EXACT)
     # OpenCV resizes at most four channels together, so each class goes alone.

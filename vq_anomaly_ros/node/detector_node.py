@@ -243,7 +243,8 @@ def _about(pipeline: Pipeline, settings: parameters.Settings) -> dict[str, str]:
     source = calibration.source
     if source == 'training set':
         source = "the model's training set, not yet calibrated on a drive"
-    return {
+    report = {'engine report': pipeline.engine_report} if pipeline.engine_report else {}
+    return report | {
         'engine': detector.engine.description,
         'model': f'{detector.model.path} (sha256 {detector.model.sha256[:12]})',
         'calibration': f'{source}; {calibration.pixels} pixels, {calibration.date}',

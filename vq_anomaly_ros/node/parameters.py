@@ -139,7 +139,19 @@ class Settings:
         'auto',
         Changes.UNCONFIGURED,
         'Inference runtime; auto takes the first that works.',
-        choices=('auto', 'openvino', 'onnxruntime'),
+        choices=('auto', 'tensorrt', 'openvino', 'onnxruntime'),
+    )
+    gpu_precision: str = _parameter(
+        'fp16',
+        Changes.UNCONFIGURED,
+        'Precision of TensorRT; int8 only with a plan that build_engine made beforehand.',
+        choices=('fp32', 'fp16', 'int8'),
+    )
+    gpu_workspace_mb: int = _parameter(
+        512,
+        Changes.UNCONFIGURED,
+        'Memory in MB that a layer may use while TensorRT builds its plan.',
+        bounds=(16, 65536),
     )
     threads: int = _parameter(
         0,

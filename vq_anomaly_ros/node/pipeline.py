@@ -6,6 +6,7 @@ What lives between configure and cleanup is made here, in order, and released in
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 import traceback
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from vq_anomaly_ros.detection.detector import (
     LabelUpsampling,
     OutputSize,
 )
+from vq_anomaly_ros.detection.engines.gpu_options import GpuOptions, Precision
 from vq_anomaly_ros.detection.model_file import ModelInfo, find_model
 from vq_anomaly_ros.images import Frame, ImageError, as_frame
 from vq_anomaly_ros.node.camera_outputs import CameraOutputs
@@ -47,8 +49,16 @@ class Pipeline:
         self._settings = settings
         self._throttle = Throttle()
         _check_cameras(node, settings)
+        self.engine_report = ''
+        self._cancelled = threading.Event()
+        gpu = GpuOptions(
+            precision=cast(Precision, settings.gpu_precision),
+            workspace_mb=settings.gpu_workspace_mb,
+            report=self._report,
+            cancelled=self._cancelled,
+        )
         with ExitStack() as stack:
-            self.detector = stack.enter_context(Detector(_config(settings)))
+            self.detector = stack.enter_context(Detector(_config(settings, gpu)))
             self.info = _with_palette(self.detector.info, settings.palette)
             _warm_up(self.detector)
             self.frames: LatestFrames[Any] = LatestFrames(settings.cameras)
@@ -60,21 +70,28 @@ class Pipeline:
             for camera in settings.cameras:
                 self.outputs[camera] = CameraOutputs(node, camera, self.info, settings)
                 stack.callback(self.outputs[camera].destroy)
-            stack.callback(self._worker.stop)
+            stack.callback(self.stop)
             self._publish_label_info()
             self._release = stack.pop_all()
 
     def start(self) -> None:
         """Take frames from the slots from now on."""
+        self._cancelled.clear()
         self._worker.start()
 
     def stop(self) -> None:
-        """Take no more frames; returns when the one in work is through."""
+        """Take no more frames; returns when the one in work is through, or its build given up."""
+        self._cancelled.set()
         self._worker.stop()
 
     def close(self) -> None:
         """Stop, take the topics back, close the engine."""
         self._release.close()
+
+    def _report(self, line: str) -> None:
+        """What the engine says of its plan, for the log and diagnostics."""
+        self.engine_report = line
+        self._node.get_logger().info(line)
 
     def change(self, settings: Settings) -> None:
         """Use parameters that were changed at run time from the next frame on."""
@@ -149,7 +166,7 @@ def _label_info_of(settings: Settings) -> tuple[float, str]:
     return settings.target_fpr, settings.score_encoding
 
 
-def _config(settings: Settings) -> DetectorConfig:
+def _config(settings: Settings, gpu: GpuOptions) -> DetectorConfig:
     return DetectorConfig(
         model=find_model(settings.model),
         backend=settings.backend,
@@ -158,6 +175,7 @@ def _config(settings: Settings) -> DetectorConfig:
         threads=settings.threads,
         label_upsampling=cast(LabelUpsampling, settings.label_upsampling),
         min_obstacle_area=settings.min_obstacle_area,
+        gpu=gpu,
     )
 
 
@@ -168,6 +186,11 @@ def _with_palette(info: ModelInfo, palette: str) -> ModelInfo:
 
 
 def _warm_up(detector: Detector) -> None:
-    """Run one black frame: an engine that cannot run is found now, and the first frame is fast."""
+    """Run one black frame: an engine that cannot run is found now, and the first frame is fast.
+
+    Not on a GPU, whose plan is of the frames' size: it is loaded or built when the first one comes.
+    """
+    if detector.engine.takes_frames:
+        return
     black = np.zeros((*detector.info.input_size, 3), np.uint8)
     detector.detect([Frame(black, 'rgb')])

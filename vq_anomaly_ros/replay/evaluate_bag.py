@@ -339,7 +339,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--out', type=Path, required=True, help='folder of the results')
     add('--topic', help='image topic; may be left out where a bag has one only')
     add('--labels', type=Path, help='folder with <stem>.png and semantic/<stem>.png')
-    add('--backend', default='auto', help='openvino, onnxruntime or auto')
+    add('--backend', default='auto', help='tensorrt, openvino, onnxruntime or auto')
     add('--output-size', choices=('network', 'camera'), default='camera', help='of the images out')
     add('--target-fpr', type=float, default=1e-3, help='share of normal pixels in the mask')
     add('--threads', type=_threads, default=0, help='0 leaves it to the runtime')

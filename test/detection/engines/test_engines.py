@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from vq_anomaly_ros.detection import model_file
-from vq_anomaly_ros.detection.engines import Engine, EngineError, open_engine
+from vq_anomaly_ros.detection.engines import Engine, EngineError, build, open_engine
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelInfo
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -197,11 +197,14 @@ class TestOpenEngine:
             open_engine(model, 'openvino', ['score'])
 
     def test_an_unknown_backend(self, model: ModelFile) -> None:
-        with pytest.raises(EngineError, match=r"'cuda' is unknown.*auto, openvino or onnxruntime"):
+        with pytest.raises(
+            EngineError, match=r"'cuda' is unknown.*auto, tensorrt or openvino or onnx"
+        ):
             open_engine(model, 'cuda', ['score'])
 
-    def test_tensorrt_is_not_in_this_version(self, model: ModelFile) -> None:
-        with pytest.raises(EngineError, match='not in this version'):
+    def test_tensorrt_that_is_not_there(self, model, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(build, 'LIBRARIES', ('no_such_tensorrt',))
+        with pytest.raises(EngineError, match='TensorRT is not installed'):
             open_engine(model, 'tensorrt', ['score'])
 
     def test_an_unknown_output(self, model: ModelFile) -> None:

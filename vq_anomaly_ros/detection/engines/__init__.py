@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from vq_anomaly_ros.detection.model_file import ModelFile
 
-BACKENDS = ('openvino', 'onnxruntime')
+if TYPE_CHECKING:
+    from vq_anomaly_ros.detection.engines.gpu_options import GpuOptions
+
+CPU_BACKENDS = ('openvino', 'onnxruntime')
+BACKENDS = ('tensorrt', *CPU_BACKENDS)  # in the order in which 'auto' tries them
 
 
 class EngineError(RuntimeError):
@@ -21,30 +25,47 @@ class Engine(Protocol):
     """A loaded model that owns its input and output memory."""
 
     name: str
-    """'openvino' or 'onnxruntime'."""
-    description: str
-    """Runtime version, device, precision and threads, for diagnostics."""
+    """'tensorrt', 'openvino' or 'onnxruntime'."""
+    takes_frames: bool
+    """Whether it resizes itself, so that pictures may have any size: then the results have, beside
+    `labels`, `camera_labels` (or `camera_labels_smooth`) at the pictures' size."""
 
-    def input_buffer(self, batch: int) -> np.ndarray:
-        """uint8 [batch, h, w, 3] RGB, the same memory at every call: to be filled before infer."""
+    @property
+    def description(self) -> str:
+        """Runtime version, device, precision and threads, for diagnostics."""
 
-    def infer(self, batch: int) -> dict[str, np.ndarray]:
-        """Run on input_buffer(batch); output name -> array [batch, ...], valid until the next."""
+    def input_buffer(self, batch: int, size: tuple[int, int] | None = None) -> np.ndarray:
+        """uint8 [batch, h, w, 3] RGB, to be filled before infer; the same memory at every call.
+
+        size: (h, w) of the pictures where the engine `takes_frames`; else, and by default, the
+        model's input size.
+        """
+
+    def infer(self, batch: int, size: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
+        """Run on input_buffer(batch, size); name -> array [batch, ...], valid until the next."""
 
     def close(self) -> None:
         """Release the runtime's memory; the engine cannot be used any more."""
 
 
-def open_engine(model: ModelFile, backend: str, outputs: Sequence[str], threads: int = 0) -> Engine:
-    """The engine of a backend ('openvino', 'onnxruntime', or 'auto': the first that works).
+def open_cpu_engine(model: ModelFile, outputs: Sequence[str], threads: int = 0) -> Engine:
+    """The first of CPU_BACKENDS that works; see open_engine. Raises EngineError."""
+    return _first_of(CPU_BACKENDS, model, outputs, threads, None)
+
+
+def open_engine(
+    model: ModelFile,
+    backend: str,
+    outputs: Sequence[str],
+    threads: int = 0,
+    gpu: GpuOptions | None = None,
+) -> Engine:
+    """The engine of a backend (one of BACKENDS, or 'auto': the first of them that works).
 
     outputs: names of the outputs that infer returns; the others are pruned and cost nothing.
-    threads: 0 leaves their number to the runtime. Raises EngineError.
+    threads: of a CPU, 0 leaves their number to the runtime; gpu: how TensorRT builds and runs.
+    Raises EngineError.
     """
-    if backend == 'tensorrt':
-        raise EngineError(
-            'the backend tensorrt is not in this version: use auto, openvino or onnxruntime'
-        )
     if backend not in ('auto', *BACKENDS):
         raise EngineError(f'the backend {backend!r} is unknown: use auto, {" or ".join(BACKENDS)}')
     if unknown := set(outputs) - set(model.info.output_layouts()):
@@ -52,21 +73,38 @@ def open_engine(model: ModelFile, backend: str, outputs: Sequence[str], threads:
             f'{model.path}: the model has no output {", ".join(sorted(unknown))}: '
             f'ask for some of {", ".join(model.info.output_layouts())}'
         )
+    names = BACKENDS if backend == 'auto' else (backend,)
+    return _first_of(names, model, outputs, threads, gpu)
+
+
+def _first_of(
+    names: Sequence[str],
+    model: ModelFile,
+    outputs: Sequence[str],
+    threads: int,
+    gpu: GpuOptions | None,
+) -> Engine:
     causes = []
-    for name in BACKENDS if backend == 'auto' else (backend,):
+    for name in names:
         try:
-            return _open(name, model, outputs, threads)
+            return _open(name, model, outputs, threads, gpu)
         except EngineError as error:
             causes.append(str(error))
     raise EngineError('; '.join(causes))
 
 
-def _open(name: str, model: ModelFile, outputs: Sequence[str], threads: int) -> Engine:
+def _open(
+    name: str, model: ModelFile, outputs: Sequence[str], threads: int, gpu: GpuOptions | None
+) -> Engine:
+    # imported here: a vehicle has the one runtime that it uses
+    if name == 'tensorrt':
+        from vq_anomaly_ros.detection.engines.tensorrt import TensorRtEngine
+
+        return TensorRtEngine(model, outputs, gpu)
     if importlib.util.find_spec(name) is None:
         raise EngineError(
             f'the runtime {name} is not installed: `pip install {name}` or choose another backend'
         )
-    # imported here: a vehicle has the one runtime that it uses
     if name == 'openvino':
         from vq_anomaly_ros.detection.engines.openvino import OpenVinoEngine
 

@@ -29,6 +29,7 @@ class OnnxRuntimeEngine:
     """ONNX Runtime's CPU provider in fp32, inputs and outputs bound to arrays of ours."""
 
     name = 'onnxruntime'
+    takes_frames = False
 
     def __init__(self, model: ModelFile, outputs: Sequence[str], threads: int = 0) -> None:
         """See engines.open_engine."""
@@ -48,11 +49,11 @@ class OnnxRuntimeEngine:
         used = threads or 'default'
         self.description = f'ONNX Runtime {ort.__version__}, CPU, f32, {used} threads'
 
-    def input_buffer(self, batch: int) -> np.ndarray:
+    def input_buffer(self, batch: int, size: tuple[int, int] | None = None) -> np.ndarray:
         """See Engine.input_buffer."""
         return self._prepare(batch).image
 
-    def infer(self, batch: int) -> dict[str, np.ndarray]:
+    def infer(self, batch: int, size: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
         """See Engine.infer."""
         prepared = self._prepare(batch)
         try:

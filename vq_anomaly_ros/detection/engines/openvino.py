@@ -47,6 +47,7 @@ class OpenVinoEngine:
     """
 
     name = 'openvino'
+    takes_frames = False
 
     def __init__(self, model: ModelFile, outputs: Sequence[str], threads: int = 0) -> None:
         """See engines.open_engine."""
@@ -60,11 +61,11 @@ class OpenVinoEngine:
         used = compiled.get_property('INFERENCE_NUM_THREADS')
         self.description = f'OpenVINO {ov.__version__.split("-")[0]}, CPU, f32, {used} threads'
 
-    def input_buffer(self, batch: int) -> np.ndarray:
+    def input_buffer(self, batch: int, size: tuple[int, int] | None = None) -> np.ndarray:
         """uint8 [batch, h, w, 3]; the first call of a batch size compiles the graph for it."""
         return self._prepare(batch).image
 
-    def infer(self, batch: int) -> dict[str, np.ndarray]:
+    def infer(self, batch: int, size: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
         """See Engine.infer."""
         prepared = self._prepare(batch)
         try:
