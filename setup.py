@@ -42,6 +42,7 @@ setup(
             'record_bag = vq_anomaly_ros.node.recorder:main',
             'drive_cameras = vq_anomaly_ros.replay.drive_cameras:main',
             'evaluate_bag = vq_anomaly_ros.replay.evaluate_bag:main',
+            'faults = vq_anomaly_ros.replay.faults:main',
             'images_to_bag = vq_anomaly_ros.replay.images_to_bag:main',
             'sample_drive = vq_anomaly_ros.replay.sample_drive.main:main',
         ],

@@ -35,7 +35,7 @@ from training.methods.codebook.quantisation import (
 from training.methods.codebook.task import Config
 from training.train import train
 
-# Half of the release's sizes, a tenth of its steps: two to three minutes a run on two cores.
+# Half of the release's sizes, a tenth of its steps: two to three minutes a run on a core.
 SCHEDULE = Config(
     name='ablation',
     datasets=('camvid/train',),
@@ -44,6 +44,7 @@ SCHEDULE = Config(
     crop=(160, 256),
     heights=(135, 396),
     frozen_blocks=3,
+    restart_by='feature',
     epochs=5,
 )
 OFF: dict[str, Any] = {'outlier_objects': '', 'void_labels': False}

@@ -108,7 +108,7 @@ class Config:
     evidence: float = 0.0  # temperature at which all classes explain a position (0: the best one)
 
     restart_until: float = 0.7  # share of the passes after which unused codevectors stay
-    restart_by: str = 'feature'  # of its class; or 'split': halves the most used codevector of it
+    restart_by: str = 'split'  # halves the most used one of its class; or 'feature': onto one of it
 
     codebook_update: str = 'gradient'  # or 'average': moving averages of the features
     codebook_decay: float = 0.99
