@@ -44,7 +44,6 @@ SCHEDULE = Config(
     crop=(160, 256),
     heights=(135, 396),
     frozen_blocks=3,
-    restart_by='feature',
     epochs=5,
 )
 OFF: dict[str, Any] = {'outlier_objects': '', 'void_labels': False}
@@ -86,7 +85,7 @@ ROWS: dict[str, dict[str, Any]] = {
     'averaged weights': {'average_weights': 0.98},
     # As many steps: one pass over four times as many pictures.
     'two towns': {'datasets': ('camvid/train', 'idd_lite/train'), 'epochs': 1},
-    'unused codevectors split': {'restart_by': 'split', 'restart_until': 0.9},
+    'unused codevectors onto features': {'restart_by': 'feature'},
     'decoder': {'reconstruct_weight': 0.1, 'reconstruct_labels': True},
     'tau = 0.05': {'temperature': 0.05},
     'tau = 0.1': {'temperature': 0.1},
