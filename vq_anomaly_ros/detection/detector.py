@@ -145,8 +145,8 @@ class Detector:
             self.config.gpu.report(f'the GPU is given up for a CPU runtime: {error}')
         outputs = _outputs_of(self.info, self.config)
         engine = open_cpu_engine(self.model, outputs, self.config.threads)
-        self.engine.close()
-        self.engine = engine
+        given_up, self.engine = self.engine, engine
+        given_up.close()
 
     def _detect_on_gpu(self, frames: Sequence[Frame]) -> list[Detection]:
         # A GPU takes the frames as they are; those of one size go together.

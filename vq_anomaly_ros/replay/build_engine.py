@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     model = model_file.read(find_model(options.model))
-    outputs = camera_outputs(['score', *(['labels'] if model.info.classes else [])])
+    outputs = camera_outputs(_outputs(model, options))
     frames = _frames(options)
     if options.onnx is not None:
         graph = gpu_graph.derive(
@@ -77,6 +77,12 @@ def _run(options: argparse.Namespace) -> int:
     about = f'{len(plan) / 2**20:.1f} MiB, for {runtime.device.name}, {key.library}'
     print(f'{gpu.folder / key.digest}: {about}')
     return _verify(model, options, gpu, runtime, frames) if options.verify else 0
+
+
+def _outputs(model: ModelFile, options: argparse.Namespace) -> list[str]:
+    """Those that the node asks for with the same label_upsampling."""
+    labels = ['labels', *(['class_scores'] if options.label_upsampling == 'bilinear' else [])]
+    return ['score', *(labels if model.info.classes else [])]
 
 
 def _without_int8(precision: Precision) -> Precision:
@@ -106,7 +112,7 @@ def _verify(
     """Compare with the CPU and keep the report beside the plan; 1 where the limits do not hold."""
     if not frames:
         raise EngineError('--verify needs frames: give a bag with --bag')
-    outputs = ['score', *(['labels'] if model.info.classes else [])]
+    outputs = _outputs(model, options)
     engine = TensorRtEngine(model, outputs, gpu, runtime)
     try:
         report = verified(engine, model, frames)
@@ -178,6 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--size', type=_size, required=True, metavar='HxW', help="the camera's, as 720x1280")
     add('--batch', type=_positive, default=1, metavar='N', help='frames that run together')
     add('--precision', choices=('fp32', 'fp16', 'int8'), default='fp16')
+    add('--label-upsampling', choices=('nearest', 'bilinear'), default='nearest', help="the node's")
     add('--workspace', type=_positive, default=512, metavar='MB', help='memory a layer may use')
     add('--bag', type=Path, help='frames for int8 and for --verify')
     add('--topic', help='image topic; may be left out where a bag has one only')

@@ -73,6 +73,19 @@ build.build_plan(graph, stand_in_tensorrt, 64, lambda *report: print(*report, fl
 """
 
 
+def test_an_interrupt_ends_the_build_at_once(graph, library, monkeypatch) -> None:
+    monkeypatch.setenv('STAND_IN_STEPS', '1000')
+    monkeypatch.setenv('STAND_IN_STEP_S', '0.05')
+
+    def interrupt(phase: str, done: float) -> None:
+        raise KeyboardInterrupt
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        build.build_plan(graph, library, 64, interrupt)
+    assert time.monotonic() - start < 25
+
+
 def test_the_builder_ends_with_its_parent(graph, library, tmp_path: Path) -> None:
     """However the parent dies: the end of a pipe tells the child."""
     (tmp_path / 'graph.onnx').write_bytes(graph)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import os
 import subprocess
 import sys
+import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,10 @@ import pytest
 
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
-from vq_anomaly_ros.detection.engines import EngineError, open_engine
+from vq_anomaly_ros.detection.engines import EngineError, open_engine, tensorrt
 from vq_anomaly_ros.detection.engines.cuda import Cuda, Device
 from vq_anomaly_ros.detection.engines.gpu_options import GpuOptions
+from vq_anomaly_ros.detection.engines.plan_cache import PlanCache
 from vq_anomaly_ros.detection.engines.tensorrt import (
     Runtime,
     TensorRtEngine,
@@ -185,7 +189,7 @@ def test_the_plan_is_built_once_and_loaded_then(
     for _ in range(2):
         ran(TensorRtEngine(model, ['score'], options, runtime), np.zeros((1, *FRAME, 3), np.uint8))
     assert log.read_text() == 'built\n'
-    assert 'building the plan: tactics 50 %' in said
+    assert 'building the plan: tactics 0 %' in said and 'the plan is built and kept' in said
     for changed in (
         dataclasses.replace(options, batch=2),
         dataclasses.replace(options, precision='fp16'),
@@ -254,6 +258,76 @@ def test_outputs_of_the_camera_come_with_the_labels() -> None:
     )  # fmt: skip
 
 
+def test_an_error_that_stays_is_told_and_left_behind(model, runtime, options, cudart) -> None:
+    """After an illegal access every call fails: closing must end all the same."""
+    engine = TensorRtEngine(model, ['score'], options, runtime)
+    for _ in range(4):
+        ran(engine, np.zeros((2, *FRAME, 3), np.uint8))
+    cudart.broken = 700
+    with pytest.raises(EngineError, match='illegal memory access'):
+        ran(engine, np.zeros((2, *FRAME, 3), np.uint8))
+    engine.close()
+    with pytest.raises(EngineError, match='closed'):
+        engine.infer(1, FRAME)
+
+
+def test_a_runtime_that_does_not_start_is_an_engine_error(model, runtime, options, cudart) -> None:
+    cudart.no_runtime = True
+    with pytest.raises(EngineError, match='cannot start on Stand-in Orin'):
+        TensorRtEngine(model, ['score'], options, runtime)
+
+
+def test_want_of_memory_costs_no_kept_plan(model, runtime, options, cudart) -> None:
+    frames = np.zeros((1, *FRAME, 3), np.uint8)
+    ran(TensorRtEngine(model, ['score'], options, runtime), frames)
+    cudart.no_engine = True
+    with pytest.raises(EngineError, match=r'refuses the plan.*memory left'):
+        ran(TensorRtEngine(model, ['score'], options, runtime), frames)
+    cudart.no_engine = False
+    assert len(list(options.folder.glob('*.*.plan'))) == 1
+    assert np.isfinite(
+        ran(TensorRtEngine(model, ['score'], options, runtime), frames)['score']
+    ).all()
+
+
+def test_waiting_for_another_process_can_be_cancelled(model, runtime, options) -> None:
+    cancelled = threading.Event()
+    options = dataclasses.replace(options, cancelled=cancelled, report=lambda line: cancelled.set())
+    engine = TensorRtEngine(model, ['score'], options, runtime)
+    graph_key = tensorrt.plan_of(
+        model,
+        FRAME,
+        camera_outputs(['score']),
+        dataclasses.replace(options, cancelled=None),
+        runtime,
+    )[1]
+    cancelled.clear()
+    with (
+        PlanCache(options.folder).locked(graph_key, lambda seconds: None),
+        pytest.raises(EngineError, match='waiting for the plan of another process was cancelled'),
+    ):
+        engine.input_buffer(1, FRAME)
+    cancelled.clear()
+    assert engine.input_buffer(1, FRAME).shape == (1, *FRAME, 3), 'and the next frame gets it'
+
+
+def test_a_failed_build_holds_no_frames(model, runtime, options) -> None:
+    """Raised again at every frame, one exception object would keep the frames of all of them."""
+    engine = TensorRtEngine(model, ['score'], dataclasses.replace(options, workspace_mb=0), runtime)
+    alive: list[weakref.ref[np.ndarray]] = []
+
+    def try_one() -> None:
+        frame = np.zeros((*FRAME, 3), np.uint8)
+        alive.append(weakref.ref(frame))
+        with contextlib.suppress(EngineError):
+            engine.input_buffer(1, FRAME)[0] = frame
+
+    for _ in range(4):
+        try_one()
+    gc.collect()
+    assert not any(one() is not None for one in alive)
+
+
 def test_a_build_that_failed_is_not_tried_at_every_frame(
     model, runtime, options, tmp_path, monkeypatch
 ) -> None:
@@ -273,8 +347,6 @@ class TestDetector:
 
     @pytest.fixture
     def opened(self, model, runtime, options, monkeypatch):
-        from vq_anomaly_ros.detection.engines import tensorrt
-
         monkeypatch.setattr(tensorrt, 'find_runtime', lambda: runtime)
 
         def open_one(backend: str, **settings: Any) -> Detector:
@@ -323,6 +395,17 @@ class TestDetector:
         assert detector.engine.name in ('openvino', 'onnxruntime')
         (expected,) = opened(detector.engine.name).detect(frames)
         assert np.array_equal(found.score, expected.score)
+
+    def test_auto_leaves_a_gpu_whose_error_stays(self, opened, picture, cudart) -> None:
+        frames = [Frame(picture(1, *FRAME), 'bgr')]
+        detector = opened('auto')
+        for _ in range(4):
+            detector.detect(frames)
+        cudart.broken = 700
+        for _ in range(2):
+            assert len(detector.detect(frames)) == 1
+        assert detector.engine.name in ('openvino', 'onnxruntime')
+        detector.close()
 
     def test_auto_takes_the_gpu_where_there_is_one(self, opened) -> None:
         assert opened('auto').engine.name == 'tensorrt'

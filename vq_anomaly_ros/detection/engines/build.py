@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from vq_anomaly_ros.detection.engines import EngineError
+from vq_anomaly_ros.detection.engines.cuda import CudaError, find_device
 from vq_anomaly_ros.detection.engines.tensorrt_api import TensorRt
 
 if TYPE_CHECKING:
@@ -50,6 +51,21 @@ def find_library(names: Sequence[str] | None = None) -> TensorRt:
     raise EngineError(f'TensorRT is not installed ({"; ".join(causes) or "stubs only"}): {INSTALL}')
 
 
+_loggers: dict[str, trt.ILogger] = {}
+
+
+def logger(library: TensorRt) -> trt.ILogger:
+    """TensorRT's logger, one for the process: the library keeps a pointer to the first it sees."""
+    if library.__name__ not in _loggers:
+        _loggers[library.__name__] = library.Logger(library.Logger.WARNING)
+    return _loggers[library.__name__]
+
+
+def settings(workspace_mb: int) -> str:
+    """What `serialised` tells the builder, for the plan's key."""
+    return f'strongly typed, no TF32, workspace {workspace_mb} MB'
+
+
 def library_name(library: TensorRt) -> str:
     """Name and full version: a plan needs the very one that built it."""
     return f'{library.__name__} {library.__version__}'
@@ -78,7 +94,11 @@ def build_plan(
             stderr=subprocess.PIPE,
             env={**os.environ, 'PYTHONPATH': os.pathsep.join(path for path in sys.path if path)},
         ) as child:
-            said = _follow(child, progress, cancelled)
+            try:
+                said = _follow(child, progress, cancelled)
+            except BaseException:
+                child.kill()  # before its pipes are closed, one of which is being read
+                raise
         if child.returncode or not target.exists():
             raise EngineError(
                 f'{library_name(library)} cannot build the graph '
@@ -112,7 +132,8 @@ def _follow(
     reader.join(timeout=5)
     if cancelled is not None and cancelled.is_set():
         raise BuildCancelledError('the build of the plan was cancelled')
-    return said or b' '.join(tail).decode(errors='replace').strip()[-300:]
+    words = b' '.join(tail).decode(errors='replace').strip()[-300:]
+    return '; '.join(text for text in (said, words) if text)
 
 
 def _keep_tail(stream: Iterable[bytes], tail: list[bytes]) -> None:
@@ -132,13 +153,13 @@ def _kill_on(child: subprocess.Popen[bytes], cancelled: threading.Event | None) 
 
 
 def parsed(
-    library: TensorRt, graph: bytes, logger: trt.Logger
+    library: TensorRt, graph: bytes, log: trt.ILogger
 ) -> tuple[trt.Builder, trt.INetworkDefinition]:
     """Builder and network of a graph; EngineError with every error of the parser."""
-    builder = library.Builder(logger)
+    builder = library.Builder(log)
     flag = getattr(library.NetworkDefinitionCreationFlag, 'STRONGLY_TYPED', None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
-    parser = library.OnnxParser(network, logger)
+    parser = library.OnnxParser(network, log)
     if not parser.parse(graph):
         errors = [str(parser.get_error(index)) for index in range(parser.num_errors)]
         raise EngineError('; '.join(errors) or 'the parser refuses the graph')
@@ -150,18 +171,39 @@ def serialised(
     graph: bytes,
     workspace_mb: int,
     monitor: trt.IProgressMonitor | None,
-    logger: trt.Logger,
+    log: trt.ILogger,
 ) -> bytes:
     """Parse and build in this process; EngineError where the builder gives nothing."""
-    builder, network = parsed(library, graph, logger)
+    builder, network = parsed(library, graph, log)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, workspace_mb << 20)
+    # fp32 is meant: distances in TF32, with ten bits, are not those of the trained network.
+    config.clear_flag(library.BuilderFlag.TF32)
+    _for_this_gpu(library, config)
     if monitor is not None:
         config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError('the builder gave no plan')
     return bytes(plan)
+
+
+def _for_this_gpu(library: TensorRt, config: trt.IBuilderConfig) -> None:
+    """TensorRT-RTX builds for all its newer GPUs unless it is told, TensorRT for this one."""
+    kinds = getattr(library, 'ComputeCapability', None)
+    if kinds is not None and driver_is_there():
+        chosen: Any = config
+        chosen.num_compute_capabilities = 1
+        chosen.set_compute_capability(kinds.CURRENT, 0)
+
+
+def driver_is_there() -> bool:
+    """Whether there is a driver with a GPU."""
+    try:
+        find_device()
+    except CudaError:
+        return False
+    return True
 
 
 def progress_monitor(library: TensorRt, report: Progress) -> trt.IProgressMonitor:
@@ -203,9 +245,8 @@ def child_main(source: Path, target: Path, name: str, workspace_mb: int) -> int:
 
     try:
         library = find_library((name,))
-        logger = library.Logger(library.Logger.WARNING)
         monitor = progress_monitor(library, lambda phase, done: tell(phase=phase, done=done))
-        plan = serialised(library, source.read_bytes(), workspace_mb, monitor, logger)
+        plan = serialised(library, source.read_bytes(), workspace_mb, monitor, logger(library))
         part = target.with_suffix('.part')
         part.write_bytes(plan)
         part.replace(target)

@@ -91,10 +91,12 @@ def load_runtime() -> Any:
         except OSError:
             continue
         library.cudaGetErrorString.restype = ctypes.c_char_p
-        return library
+        if library.cudaFree(None) == 0:  # else it is newer than the driver: the next may not be
+            return library
     raise CudaError(
         f'the CUDA runtime is not installed (looked for {", ".join(_RUNTIMES)} and in {wheels}); '
-        'install cuda-cudart of your CUDA version, or `pip install nvidia-cuda-runtime-cu12`'
+        'or what there is is newer than the driver; install cuda-cudart of your CUDA version, or '
+        '`pip install nvidia-cuda-runtime-cu12`'
     )
 
 
@@ -126,7 +128,13 @@ class Cuda:
         address = self._made('host memory', 'cudaHostAlloc', ctypes.c_size_t(size), flags)
         seen = ctypes.c_void_p()
         if mapped:
-            self._call('cudaHostGetDevicePointer', ctypes.byref(seen), ctypes.c_void_p(address), 0)
+            try:
+                self._call(
+                    'cudaHostGetDevicePointer', ctypes.byref(seen), ctypes.c_void_p(address), 0
+                )
+            except CudaError:
+                self._release('host memory', address, 'cudaFreeHost')
+                raise
         array = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
         return HostBuffer(address, seen.value or 0, array)
 
@@ -193,6 +201,8 @@ class Cuda:
             work()
         except BaseException:
             self._library.cudaStreamEndCapture(handle, ctypes.byref(graph))
+            if graph.value:
+                self._library.cudaGraphDestroy(graph)
             raise
         self._call('cudaStreamEndCapture', handle, ctypes.byref(graph))
         try:

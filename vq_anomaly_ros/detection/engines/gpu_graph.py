@@ -120,7 +120,7 @@ def fold_constants(model: onnx.ModelProto) -> None:
 def _open_ends(core: onnx.ModelProto, outputs: Sequence[str]) -> None:
     """Take uint8 off where the core meets the new ends: TensorRT has it at the very edge only.
 
-    The Cast behind `image` goes, and `labels` are handed on as `label_index` before their Cast.
+    The Cast behind `image` goes, and `labels` are cast by way of `label_index`, which is handed on.
     """
     graph = core.graph
     for node in [node for node in graph.node if 'image' in node.input]:
@@ -130,18 +130,23 @@ def _open_ends(core: onnx.ModelProto, outputs: Sequence[str]) -> None:
         graph.node.remove(node)
     graph.input[0].type.tensor_type.elem_type = _FLOAT
     labels = next((node for node in graph.node if 'labels' in node.output), None)
-    if labels is None or 'camera_labels' not in outputs:
+    if labels is None:
         return
     if labels.op_type != 'Cast':
         raise EngineError(f'`labels` come out of {labels.op_type}, not of a Cast to uint8')
-    value = next(value for value in graph.output if value.name == 'labels')
-    shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-    index = labels.input[0]
-    graph.output.append(helper.make_tensor_value_info('label_index', _FLOAT, shape))
-    graph.node.append(helper.make_node('Cast', [index], ['label_index'], to=_FLOAT))
-    if 'labels' not in outputs:
-        graph.node.remove(labels)
-        graph.output.remove(value)
+    # By way of float32: TensorRT documents uint8 from and to floats alone.
+    graph.node.insert(
+        list(graph.node).index(labels),
+        helper.make_node('Cast', [labels.input[0]], ['label_index'], to=_FLOAT),
+    )
+    labels.input[0] = 'label_index'
+    if 'camera_labels' in outputs:
+        value = next(value for value in graph.output if value.name == 'labels')
+        shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        graph.output.append(helper.make_tensor_value_info('label_index', _FLOAT, shape))
+        if 'labels' not in outputs:
+            graph.node.remove(labels)
+            graph.output.remove(value)
 
 
 def _rename_input(graph: onnx.GraphProto, old: str, new: str) -> None:
@@ -230,7 +235,9 @@ def _upsampled(
     large = f'{name}_large'
     if many:
         nodes.append(helper.make_node('ArgMax', [large], [f'{name}_best'], axis=1, keepdims=0))
-        nodes.append(helper.make_node('Cast', [f'{name}_best'], [name], to=TensorProto.UINT8))
+        # By way of float32: TensorRT documents uint8 from and to floats alone.
+        nodes.append(helper.make_node('Cast', [f'{name}_best'], [f'{name}_flat'], to=_FLOAT))
+        nodes.append(helper.make_node('Cast', [f'{name}_flat'], [name], to=TensorProto.UINT8))
         return nodes, constants[1:]
     if mode == 'linear':
         nodes.append(helper.make_node('Squeeze', [large, one], [name]))

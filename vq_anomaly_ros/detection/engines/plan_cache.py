@@ -119,8 +119,8 @@ class PlanCache:
         try:
             self._make_folder()
             self._remove_leftovers(key)
-            _write(path, plan)
-            _write(self._path(key, 'json'), json.dumps(described, indent=1).encode())
+            _write(path, plan, 0o644)  # to be read by the node's user where root made an image
+            _write(self._path(key, 'json'), json.dumps(described, indent=1).encode(), 0o644)
             for other in set(self._plans(key)) - {path}:
                 other.unlink(missing_ok=True)
         except OSError as error:
@@ -137,7 +137,7 @@ class PlanCache:
         try:
             described = json.loads(sidecar.read_bytes())
             described['notes'].update(notes)
-            _write(sidecar, json.dumps(described, indent=1).encode())
+            _write(sidecar, json.dumps(described, indent=1).encode(), 0o644)
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
@@ -213,13 +213,14 @@ def _read(path: Path) -> bytes:
         return file.read()
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes, mode: int) -> None:
     """Write a file whole or not at all, durable before it gets its name."""
     handle, name = tempfile.mkstemp(prefix=f'.{path.stem}.', suffix='.part', dir=path.parent)
     try:
         with os.fdopen(handle, 'wb') as file:
             file.write(data)
             file.flush()
+            os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         Path(name).replace(path)
     except BaseException:

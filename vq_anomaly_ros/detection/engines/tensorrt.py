@@ -13,8 +13,10 @@ import contextlib
 import hashlib
 import itertools
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     import tensorrt as trt
 
 _ALIGNED = 256  # bytes; what cudaMalloc gives and TensorRT asks for
+_REPORT_EVERY_S = 3.0
 _WARM_UP = 2  # plain runs before a graph is captured: the first ones allocate
 
 
@@ -80,10 +83,16 @@ class TensorRtEngine:
         self._options = options or GpuOptions()
         self._runtime = runtime or find_runtime()
         library = self._runtime.library
-        self._logger = library.Logger(library.Logger.WARNING)
-        self._loader: trt.Runtime | None = library.Runtime(self._logger)
+        self._logger = build.logger(library)
+        try:
+            self._loader: trt.Runtime | None = library.Runtime(self._logger)
+        except TypeError as error:  # what its binding makes of no runtime: no memory, old driver
+            raise EngineError(
+                f'{build.library_name(library)} cannot start on {self._runtime.device.name}: free '
+                'memory of the GPU, or install a driver that is new enough for it'
+            ) from error
         self._sizes: dict[tuple[int, int], _Frames] = {}
-        self._refused: dict[tuple[int, int], EngineError] = {}
+        self._refused: dict[tuple[int, int], str] = {}
 
     @property
     def description(self) -> str:
@@ -133,34 +142,44 @@ class TensorRtEngine:
             raise EngineError(f'{self._model.path}: the engine was closed, open another')
         size = size or self._model.info.input_size
         if size in self._refused:  # a build takes minutes: not at every frame
-            raise self._refused[size]
+            raise EngineError(self._refused[size])
         if size not in self._sizes:
             try:
                 engine = self._deserialised(self._loader, size)
             except build.BuildCancelledError:
                 raise
-            except EngineError as error:
-                self._refused[size] = error
-                raise
+            except Exception as error:  # also of the disk, of onnx: none may come at every frame
+                self._refused[size] = str(error)
+                if isinstance(error, EngineError):
+                    raise
+                raise EngineError(
+                    f'{self._model.path}: no plan for {size[1]}x{size[0]} ({error}); see that '
+                    'there is space in the temporary folder, or use backend openvino'
+                ) from error
             layouts = gpu_graph.output_layouts(self._model, size)
             wanted = {name: layouts[name] for name in self._outputs}
             self._sizes[size] = _Frames(self._runtime, engine, size, wanted, self._options)
         return self._sizes[size]
 
     def _deserialised(self, loader: trt.Runtime, size: tuple[int, int]) -> trt.ICudaEngine:
-        """The plan as an engine; one that TensorRT refuses is dropped and built once more."""
-        for attempt in (1, 2):
-            plan, key = plan_of(self._model, size, self._outputs, self._options, self._runtime)
+        """The plan as an engine; one that TensorRT refuses is built once more.
+
+        The one before is kept until there is another: TensorRT also refuses for want of memory.
+        """
+        options, runtime = self._options, self._runtime
+        engine = None
+        for fresh in (False, True):
+            if fresh and options.precision == 'int8' and options.quantise is None:
+                break
+            plan, _ = plan_of(self._model, size, self._outputs, options, runtime, fresh=fresh)
             engine = loader.deserialize_cuda_engine(plan)
             if engine is not None:
                 return engine
-            PlanCache(self._options.folder).remove(key)
-            if attempt == 1:
-                self._options.report('TensorRT refuses the plan, building it again')
+            options.report('TensorRT refuses the plan')
         raise EngineError(
-            f'{self._model.path}: {build.library_name(self._runtime.library)} refuses the plan '
-            'that it has just built; the installation is damaged, install it again or use backend '
-            'openvino'
+            f'{self._model.path}: {build.library_name(runtime.library)} refuses the plan, also '
+            f'after it was built again where that is possible; see that {runtime.device.name} has '
+            'memory left, install TensorRT again, or use backend openvino'
         )
 
 
@@ -178,29 +197,38 @@ def plan_of(
     outputs: Sequence[str],
     options: GpuOptions,
     runtime: Runtime,
+    fresh: bool = False,
 ) -> tuple[bytes, PlanKey]:
     """The plan of a model for frames of `size`, from the cache or built, and its key.
 
-    A cache that cannot be used costs the next start a build and stops nothing: `options.report`
-    says why. Raises EngineError where the graph cannot be built.
+    fresh: build it whatever the cache holds. A cache that cannot be used costs the next start a
+    build and stops nothing: `options.report` says why. Raises EngineError where the graph cannot
+    be built.
     """
     graph = _graph(model, size, outputs, options)
     key = _key(model, graph, size, outputs, options, runtime)
     cache, say = PlanCache(options.folder), options.report
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(cache.locked(key, lambda s: _say_waiting(say, s)))
-            plan = _loaded(cache, key, say)
-        except PlanError as error:
+            held.enter_context(cache.locked(key, lambda s: _wait(options, s)))
+            kept = True
+        except PlanError as error:  # of another user, say: there may be a plan to read all the same
             say(f'plans are not kept: {error}')
-            return _built(model, graph, options, runtime), key
+            kept = False
+        plan = None if fresh else _loaded(cache, key, say)
         if plan is None:
             plan = _built(model, graph, options, runtime)
-            try:
-                cache.store(key, plan, {})
-            except PlanError as error:
-                say(f'the plan is not kept: {error}')
-        return plan, key
+            if kept:
+                _keep(cache, key, plan, say)
+    return plan, key
+
+
+def _keep(cache: PlanCache, key: PlanKey, plan: bytes, say: Callable[[str], None]) -> None:
+    try:
+        cache.store(key, plan, {})
+        say('the plan is built and kept')
+    except PlanError as error:
+        say(f'the plan is built, but not kept: {error}')
 
 
 def _loaded(cache: PlanCache, key: PlanKey, say: Callable[[str], None]) -> bytes | None:
@@ -211,9 +239,11 @@ def _loaded(cache: PlanCache, key: PlanKey, say: Callable[[str], None]) -> bytes
         return None
 
 
-def _say_waiting(say: Callable[[str], None], seconds: float) -> None:
+def _wait(options: GpuOptions, seconds: float) -> None:
+    if options.cancelled is not None and options.cancelled.is_set():
+        raise build.BuildCancelledError('waiting for the plan of another process was cancelled')
     if math.isclose(seconds % 10.0, 0.0, abs_tol=0.2):
-        say(f'another process builds this plan, waiting ({seconds:.0f} s)')
+        options.report(f'another process builds this plan, waiting ({seconds:.0f} s)')
 
 
 def _built(
@@ -227,13 +257,13 @@ def _built(
             )
         options.report('calibrating int8 on the frames')
         graph = options.quantise(graph)
-    last = ['']
+    said = [-math.inf]
 
     def progress(phase: str, done: float) -> None:
-        line = f'building the plan: {phase} {10 * int(10 * done)} %'
-        if line != last[0]:
-            last[0] = line
-            options.report(line)
+        now = time.monotonic()
+        if now - said[0] >= _REPORT_EVERY_S:  # phases nest, and there are thousands of steps
+            said[0] = now
+            options.report(f'building the plan: {phase} {100 * done:.0f} %')
 
     return build.build_plan(
         graph.SerializeToString(deterministic=True),
@@ -270,7 +300,7 @@ def _key(
         batch=options.batch,
         outputs=tuple(outputs),
         precision=options.precision,
-        settings=f'strongly typed, workspace {options.workspace_mb} MB',
+        settings=build.settings(options.workspace_mb),
     )
 
 
@@ -319,12 +349,16 @@ class _Frames:
         chunks = [(next(lanes), first) for first in range(0, batch, self._options.batch)]
         for lane, first in chunks:
             self._capture_when_warm(lane, first)
-        for lane, first in chunks:
-            if first in lane.graphs:
-                self._runtime.cuda.launch(lane.graphs[first], lane.stream)
-            else:
-                self._run(lane, first)
-                lane.runs[first] = lane.runs.get(first, 0) + 1
+        try:
+            for lane, first in chunks:
+                if first in lane.graphs:
+                    self._runtime.cuda.launch(lane.graphs[first], lane.stream)
+                else:
+                    self._run(lane, first)
+                    lane.runs[first] = lane.runs.get(first, 0) + 1
+        except BaseException:
+            self._settle()  # what the other lane does must not outlive its memory
+            raise
         for lane in self._lanes:
             self._runtime.cuda.wait_for_stream(lane.stream)
         return {
@@ -337,21 +371,30 @@ class _Frames:
         self._release()
         del self._engine
 
-    def _release(self) -> None:
-        """Release memory, lanes and graphs, the contexts before what they use."""
-        cuda = self._runtime.cuda
+    def _settle(self) -> None:
+        """Wait for all lanes, whatever they say."""
         for lane in self._lanes:
-            for graph in lane.graphs.values():
-                cuda.destroy_graph(graph)
-            del lane.context
-            cuda.destroy_stream(lane.stream)
-            for address in lane.addresses.values():
-                cuda.free_device(address)
-        self._lanes.clear()
-        for buffer in self._host.values():
-            cuda.free_host(buffer)
-        self._host.clear()
-        self._capacity = 0
+            with contextlib.suppress(CudaError):
+                self._runtime.cuda.wait_for_stream(lane.stream)
+
+    def _release(self) -> None:
+        """Release memory, lanes and graphs, the contexts before what they use.
+
+        As far as the GPU lets us: after some errors it refuses every call of the process.
+        """
+        self._settle()
+        cuda = self._runtime.cuda
+        steps: list[Callable[[], None]] = []
+        for lane in self._lanes:
+            steps += [partial(cuda.destroy_graph, graph) for graph in lane.graphs.values()]
+            steps.append(partial(delattr, lane, 'context'))
+            steps.append(partial(cuda.destroy_stream, lane.stream))
+            steps += [partial(cuda.free_device, address) for address in lane.addresses.values()]
+        steps += [partial(cuda.free_host, buffer) for buffer in self._host.values()]
+        self._lanes, self._host, self._capacity = [], {}, 0
+        for step in steps:
+            with contextlib.suppress(CudaError):
+                step()
 
     def _array(self, name: str, batch: int, dtype: str, shape: Any) -> np.ndarray:
         taken = self._host[name].array[: batch * self._frame_bytes[name]]

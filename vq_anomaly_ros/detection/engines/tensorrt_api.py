@@ -18,6 +18,7 @@ class TensorRt(Protocol):
     __name__: str
     __version__: str
     Builder: type[trt.Builder]
+    BuilderFlag: type[trt.BuilderFlag]
     IProgressMonitor: type[trt.IProgressMonitor]
     Logger: type[trt.Logger]
     MemoryPoolType: type[trt.MemoryPoolType]

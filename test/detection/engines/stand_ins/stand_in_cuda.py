@@ -67,7 +67,8 @@ class Cudart:
         self.calls: list[str] = []
         self.fail: dict[str, int] = {}  # name of a call -> the error that it returns
         self.budget: int | None = None  # bytes of device memory that are left
-        self.no_context = self.refuse_work = False
+        self.no_context = self.refuse_work = self.no_runtime = self.no_engine = False
+        self.broken = 0  # an error that stays with the process: every call returns it
         self.clock = 0.0
 
     # What the stand-in for TensorRT uses --------------------------------------------------
@@ -99,6 +100,8 @@ class Cudart:
 
         def call(*arguments: Any) -> int:
             self.calls.append(name)
+            if self.broken:
+                return self.broken
             return self.fail.get(name) or found(*arguments) or 0
 
         return call

@@ -69,8 +69,18 @@ class OnnxParser:
         return self.errors[index]
 
 
+class BuilderFlag(enum.Enum):
+    TF32 = 0
+
+
 class Config:
     progress_monitor: Any = None
+
+    def __init__(self) -> None:
+        self.flags = {BuilderFlag.TF32}  # as TensorRT does
+
+    def clear_flag(self, flag: BuilderFlag) -> None:
+        self.flags.discard(flag)
 
     def set_memory_pool_limit(self, pool: MemoryPoolType, size: int) -> None:
         assert pool is MemoryPoolType.WORKSPACE
@@ -90,6 +100,7 @@ class Builder:
     def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
         if os.environ.get('STAND_IN_CRASH'):
             os.abort()
+        assert not config.flags, 'fp32 is to be fp32'
         if config.workspace < 1 << 20:
             return None
         steps = int(os.environ.get('STAND_IN_STEPS', '4'))
@@ -122,11 +133,13 @@ class Counted:
 
 class Runtime(Counted):
     def __init__(self, logger: Logger) -> None:
+        if GPU.no_runtime:
+            raise TypeError('pybind11::init(): factory function returned nullptr')
         super().__init__()
         self.logger = logger
 
     def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
-        if plan[:32] != header():
+        if plan[:32] != header() or GPU.no_engine:
             return None
         return Engine(self, plan[32:])
 
