@@ -1,0 +1,173 @@
+"""CPC: losses against slow references and closed forms, the grid and its predictions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.methods.cpc.losses import bank_loss, condensed_bank_loss, info_nce
+from training.methods.cpc.model import (
+    DIRECTIONS,
+    CpcNet,
+    PatchEncoder,
+    filled,
+    patch_grid,
+    patch_scores,
+    turned,
+    turned_back,
+)
+
+
+def values(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_info_nce_against_a_slow_loop_and_in_closed_form() -> None:
+    positive, negatives = values(3, 4), values(3, 4, 16, seed=1)
+    found = info_nce(positive, negatives)
+    for y, x in np.ndindex(3, 4):
+        own = math.exp(positive[y, x])
+        rest = sum(math.exp(f) for f in negatives[y, x])
+        assert found[y, x].item() == pytest.approx(-math.log(own / (own + rest)), rel=1e-5)
+    equal = info_nce(torch.zeros(1), torch.zeros(1, 16))
+    assert equal.item() == pytest.approx(math.log(17))
+    assert info_nce(torch.tensor([50.0]), torch.zeros(1, 16)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_bank_is_the_expectation_over_draws() -> None:
+    """Many negatives drawn from the bank with replacement approach it; all of it at once is it."""
+    positive, bank = values(1), 0.5 * values(1, 40, seed=1)
+    exact = bank_loss(positive, bank, 40)
+    torch.testing.assert_close(exact, info_nce(positive, bank))
+    few = bank_loss(positive, bank, 16)
+    mean = bank.exp().mean().item()
+    expected = math.log(math.exp(positive.item()) + 16 * mean) - positive.item()
+    assert few.item() == pytest.approx(expected, rel=1e-5)
+    draws = torch.randint(40, (20_000, 16), generator=torch.Generator().manual_seed(2))
+    drawn = info_nce(positive.expand(20_000), bank[0][draws])
+    assert drawn.mean().item() == pytest.approx(few.item(), abs=0.03)
+
+
+def test_a_condensed_bank_of_ones_is_the_bank_and_repeated_patches_are_counts() -> None:
+    positive, bank = values(2, 3), values(2, 3, 10, seed=1)
+    torch.testing.assert_close(
+        condensed_bank_loss(positive, bank, torch.zeros(10), 16), bank_loss(positive, bank, 16)
+    )
+    counts = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6, 5, 3])
+    repeated = bank.repeat_interleave(counts, dim=-1)
+    torch.testing.assert_close(
+        condensed_bank_loss(positive, bank, counts.float().log(), 16),
+        bank_loss(positive, repeated, 16),
+    )
+
+
+@given(st.integers(0, 1000), st.floats(-30, 30), st.integers(1, 64))
+def test_losses_are_finite_and_not_negative_at_any_scale(seed: int, scale: float, n: int) -> None:
+    positive, bank = scale * values(5, seed=seed), scale * values(5, 9, seed=seed + 1)
+    for found in (info_nce(positive, bank), bank_loss(positive, bank, n)):
+        assert torch.isfinite(found).all() and (found >= -1e-4).all()
+
+
+def test_a_crop_of_256_has_seven_by_seven_patches_that_overlap_by_half() -> None:
+    picture = torch.arange(256.0).view(1, 1, 1, 256).expand(1, 3, 256, 256)
+    grid = patch_grid(picture, 64, 32)
+    assert grid.shape == (1, 7, 7, 3, 64, 64)
+    assert torch.equal(grid[0, 2, 3, 0, 0], torch.arange(96.0, 160.0))
+    assert torch.equal(grid[0, 0, 1, 0, :, :32], grid[0, 0, 0, 0, :, 32:])
+
+
+def test_each_patch_is_encoded_alone() -> None:
+    """Without batch norm; with it the same patch differs by what is beside it."""
+    patches = values(6, 3, 32, 32)
+    for norm, alone in ((False, True), (True, False)):
+        torch.manual_seed(0)
+        encoder = PatchEncoder((8, 16), norm=norm).train()
+        for block in encoder.blocks:
+            torch.nn.init.normal_(block.second.weight, std=0.1)
+        one, many = encoder(patches[:2])[0], encoder(patches)[0]
+        assert torch.allclose(one, many, atol=1e-5) == alone
+
+
+@pytest.mark.parametrize('direction', DIRECTIONS)
+def test_turning_is_undone_and_rows_run_in_the_direction(direction: str) -> None:
+    grid = torch.arange(12.0).view(1, 1, 3, 4)
+    there = turned(grid, direction)
+    assert torch.equal(turned_back(there[:, 0], direction), grid[:, 0])
+    first = {'down': grid[0, 0, 0], 'up': grid[0, 0, -1], 'right': grid[0, 0, :, 0]}
+    first['left'] = grid[0, 0, :, -1]
+    assert torch.equal(there[0, 0, 0], first[direction])
+
+
+def test_predictions_meet_the_rows_that_they_are_of() -> None:
+    net = CpcNet(patch=16, stride=8, widths=(4, 6), directions=2, steps=3, skip=1)
+    z = values(2, 6, 7, 5)
+    found = net.predictions(z)
+    assert [(d, s) for d, s, _, _ in found] == [(d, s) for d in (0, 1) for s in range(3)]
+    for number, step, said, target in found:
+        distance = 2 + step
+        grid = z if number == 0 else z.flip(2)
+        assert said.shape == target.shape == (2, 6, 7 - distance, 5)
+        torch.testing.assert_close(target, grid[:, :, distance:])
+        for b, y, x in ((0, 0, 0), (1, 6 - distance, 4)):
+            expected = net.predict[number, step] @ grid[b, :, y, x]
+            torch.testing.assert_close(said[b, :, y, x], expected)
+
+
+def test_a_grid_with_fewer_rows_than_the_distance_predicts_what_it_can() -> None:
+    net = CpcNet(patch=16, stride=8, widths=(4, 6), steps=5, skip=1)
+    assert {net.distances[s] for _, s, _, _ in net.predictions(values(1, 6, 4, 4))} == {2, 3}
+    assert net.predictions(values(1, 6, 2, 2)) == []
+
+
+def test_the_context_sees_no_row_below() -> None:
+    net = CpcNet(patch=16, stride=8, widths=(4, 6), directions=1, context=True)
+    z = values(1, 6, 7, 5)
+    changed = z.clone()
+    changed[:, :, 4:] += 1.0
+    before, after = (net.context[0](one) for one in (z, changed))
+    torch.testing.assert_close(before[:, :, :4], after[:, :, :4])
+    assert not torch.allclose(before[:, :, 4:], after[:, :, 4:])
+
+
+def test_patch_scores_are_the_mean_over_what_predicts_a_patch() -> None:
+    """Against a loop over patches, directions and distances."""
+    rows, columns, distances = 5, 4, (2, 3)
+    losses, table = [], {}
+    for seed, direction in enumerate(DIRECTIONS):
+        along = rows if direction in ('down', 'up') else columns
+        across = columns if direction in ('down', 'up') else rows
+        for distance in distances:
+            if distance < along:
+                loss = values(2, along - distance, across, seed=10 * seed + distance)
+                losses.append((direction, distance, loss))
+                table[direction, distance] = loss
+    found = patch_scores(losses, (rows, columns))
+    for y, x in np.ndindex(rows, columns):
+        own = []
+        for (direction, distance), loss in table.items():
+            place = {'down': y, 'up': rows - 1 - y, 'right': x, 'left': columns - 1 - x}[direction]
+            across = x if direction in ('down', 'up') else y
+            if place >= distance:
+                own.append(loss[1, place - distance, across].item())
+        if own:
+            assert found[1, y, x].item() == pytest.approx(np.mean(own), abs=1e-5)
+        else:
+            assert found[1, y, x].item() != 0.0, 'the mean of the neighbours, never zero'
+
+
+def test_one_direction_leaves_rows_that_are_filled_from_below() -> None:
+    loss = torch.full((1, 5, 3), 2.0)
+    assert torch.equal(patch_scores([('down', 2, loss)], (7, 3)), torch.full((1, 7, 3), 2.0))
+
+
+def test_filling_goes_ring_by_ring_and_leaves_what_is_known() -> None:
+    scores, known = torch.zeros(1, 1, 5), torch.zeros(1, 5, dtype=torch.bool)
+    scores[0, 0, 0], known[0, 0] = 3.0, True
+    assert torch.equal(filled(scores, known), torch.full((1, 1, 5), 3.0))
+    nothing = torch.zeros(1, 5, dtype=torch.bool)
+    assert torch.equal(filled(scores, nothing), scores)

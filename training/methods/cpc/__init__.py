@@ -1,0 +1,1 @@
+"""Contrastive Predictive Coding: the contrastive loss of a patch is its anomaly score."""

@@ -1,0 +1,46 @@
+"""The patch-wise InfoNCE loss, in training and at test: plain functions of similarities.
+
+f = z[target]^T W_k c[context] is how well a context predicts a patch; f_n are the same products
+with patches from elsewhere. The loss of a patch is its anomaly score: what cannot be told from what
+lies elsewhere, given its neighbours, is unlike anything seen.
+
+From the paper (de Haan & Löwe 2021, after van den Oord et al. 2018): the loss as score. From its
+parent (Greedy InfoMax): 16 negatives drawn with replacement from the batch. Ours: the bank as a sum
+over all of it, so that a score depends neither on chance nor on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def info_nce(positive: Tensor, negatives: Tensor) -> Tensor:
+    """-log exp f / (exp f + sum_n exp f_n): float [...], [..., N] -> [...], 0 or more."""
+    every = torch.cat([positive.unsqueeze(-1), negatives], dim=-1)
+    return torch.logsumexp(every, dim=-1) - positive
+
+
+def bank_loss(positive: Tensor, bank: Tensor, negatives: int) -> Tensor:
+    """`info_nce` in expectation over draws from a bank: -f + log(exp f + N / B sum_b exp f_b).
+
+    positive: [...]; bank: [..., B], products with every patch of the bank; negatives: N of the
+    training, so that scores have its scale. Deterministic.
+    """
+    rest = torch.logsumexp(bank, dim=-1) + math.log(negatives / bank.shape[-1])
+    return torch.logaddexp(positive, rest) - positive
+
+
+def condensed_bank_loss(
+    positive: Tensor, centres: Tensor, log_counts: Tensor, negatives: int
+) -> Tensor:
+    """`bank_loss` with the bank condensed to centres that stand for several patches each.
+
+    centres: [..., K], products with the centres; log_counts: [K], log of how many patches each
+    stands for; with a count of 1 each it is `bank_loss`.
+    """
+    total = torch.logsumexp(log_counts, dim=0)
+    rest = torch.logsumexp(centres + log_counts, dim=-1) + math.log(negatives) - total
+    return torch.logaddexp(positive, rest) - positive

@@ -1,0 +1,198 @@
+"""The network: patches encoded one by one, and bilinear predictions between rows of their grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+DIRECTIONS = ('down', 'up', 'right', 'left')
+
+
+def patch_grid(pictures: Tensor, size: int, stride: int) -> Tensor:
+    """Overlapping patches: float [B, C, H, W] -> [B, rows, columns, C, size, size].
+
+    rows = (H - size) // stride + 1; with size 64 and stride 32 a crop of 256 gives 7 x 7.
+    """
+    cut = pictures.unfold(2, size, stride).unfold(3, size, stride)  # [B, C, rows, columns, s, s]
+    return cut.permute(0, 2, 3, 1, 4, 5)
+
+
+class PreActivationBlock(nn.Module):
+    """Pre-activation residual block (He et al. 2016) without batch norm, which leaks from patch to
+    patch: with it the network tells by the statistics which patches were encoded together.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, norm: bool = False) -> None:
+        super().__init__()
+        self.first_norm = nn.BatchNorm2d(inputs) if norm else nn.Identity()
+        self.second_norm = nn.BatchNorm2d(outputs) if norm else nn.Identity()
+        self.first = nn.Conv2d(inputs, outputs, 3, stride, padding=1)
+        self.second = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.skip: nn.Module = nn.Identity()
+        if stride > 1 or inputs != outputs:
+            self.skip = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        # The sum of many blocks would grow without a norm: each begins as its skip alone.
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs, h, w] -> [B, outputs, h / stride, w / stride]."""
+        active = F.relu(self.first_norm(x))
+        y = self.second(F.relu(self.second_norm(self.first(active))))
+        return self.skip(active if isinstance(self.skip, nn.Conv2d) else x) + y
+
+
+class PatchEncoder(nn.Module):
+    """Pre-activation ResNet-18 up to its third stage, average-pooled: a patch -> z of `widths[-1]`.
+
+    The parent (Greedy InfoMax) has no stride in its stem; `stem_stride` 2 takes a quarter of the
+    time and is ours. `norm`: batch norm, for the check that it cheats.
+    """
+
+    def __init__(
+        self, widths: Sequence[int] = (64, 128, 256), stem_stride: int = 2, norm: bool = False
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, widths[0], 5, stem_stride, padding=2)
+        blocks = []
+        inputs = widths[0]
+        for stage, width in enumerate(widths):
+            for block in range(2):
+                stride = 2 if stage and not block else 1
+                blocks.append(PreActivationBlock(inputs, width, stride, norm))
+                inputs = width
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Float [B, 3, s, s] -> [B, D]."""
+        return F.relu(self.blocks(self.stem(patches))).mean(dim=(2, 3))
+
+
+class GatedContext(nn.Module):
+    """Causal context over the rows above (gated PixelCNN, van den Oord et al. 2016), optional.
+
+    Rows are predicted from rows before, so a masked convolution over rows alone is causal enough:
+    a position sees its own row and all above within the kernel's reach.
+    """
+
+    def __init__(self, dimension: int, layers: int = 2) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Conv2d(dimension, 2 * dimension, (2, 3), padding=(0, 1)) for _ in range(layers)
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        """[B, D, rows, columns] -> the same."""
+        for layer in self.layers:
+            value, gate = layer(F.pad(z, (0, 0, 1, 0))).chunk(2, dim=1)
+            z = z + torch.tanh(value) * torch.sigmoid(gate)
+        return z
+
+
+class CpcNet(nn.Module):
+    """Encoder, context and the matrices W of every direction and distance.
+
+    skip: rows between context and target that are left out (1 with patches that overlap by half:
+    the next row shares pixels); steps: K, how many rows behind those are predicted.
+    """
+
+    def __init__(
+        self,
+        patch: int = 64,
+        stride: int = 32,
+        widths: Sequence[int] = (64, 128, 256),
+        stem_stride: int = 2,
+        directions: int = 4,
+        steps: int = 5,
+        skip: int = 1,
+        context: bool = False,
+        norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.patch, self.stride = patch, stride
+        self.encoder = PatchEncoder(widths, stem_stride, norm)
+        dimension = widths[-1]
+        self.dimension = dimension
+        self.directions = DIRECTIONS[:directions]
+        self.distances = tuple(range(skip + 1, skip + 1 + steps))
+        self.context = nn.ModuleList(
+            GatedContext(dimension) if context else nn.Identity() for _ in self.directions
+        )
+        scale = dimension**-0.5
+        shape = (directions, steps, dimension, dimension)
+        self.predict = nn.Parameter(torch.randn(shape) * scale / dimension**0.5)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Float [B, 3, H, W] -> z, [B, D, rows, columns]."""
+        cut = patch_grid(pictures, self.patch, self.stride)
+        batch, rows, columns = cut.shape[:3]
+        z = self.encoder(cut.flatten(0, 2))
+        return z.view(batch, rows, columns, -1).permute(0, 3, 1, 2)
+
+    def predictions(self, z: Tensor) -> list[tuple[int, int, Tensor, Tensor]]:
+        """All that is predicted: (direction, step, prediction, target), maps of equal shape.
+
+        prediction: W_k c, [B, D, r, columns]; target: z of the rows that it is of, turned as the
+        direction has it (`turned`), so that rows always run away from the context.
+        """
+        found = []
+        for number, direction in enumerate(self.directions):
+            grid = turned(z, direction)
+            context = self.context[number](grid)
+            rows = grid.shape[2]
+            for step, distance in enumerate(self.distances):
+                if distance >= rows:
+                    break
+                seen = context[:, :, : rows - distance]
+                said = torch.einsum('de,berc->bdrc', self.predict[number, step], seen)
+                found.append((number, step, said, grid[:, :, distance:]))
+        return found
+
+
+def turned(grid: Tensor, direction: str) -> Tensor:
+    """The grid [B, D, rows, columns] with rows running in the direction of prediction."""
+    if direction in ('right', 'left'):
+        grid = grid.transpose(2, 3)
+    return grid.flip(2) if direction in ('up', 'left') else grid
+
+
+def turned_back(grid: Tensor, direction: str) -> Tensor:
+    """Undo `turned`, for maps [B, rows, columns]."""
+    grid = grid.flip(1) if direction in ('up', 'left') else grid
+    return grid.transpose(1, 2) if direction in ('right', 'left') else grid
+
+
+def patch_scores(losses: Sequence[tuple[str, int, Tensor]], size: tuple[int, int]) -> Tensor:
+    """Mean loss of every patch over all that predicted it; [B, rows, columns].
+
+    losses: (direction, distance, [B, r, c]) of the *targets*, turned as the direction has it. A
+    patch that nothing predicts gets the mean of those that are next to it, never zero.
+    """
+    batch = losses[0][2].shape[0]
+    total = losses[0][2].new_zeros((batch, *size))
+    count = torch.zeros(size, device=total.device, dtype=total.dtype)
+    for direction, distance, loss in losses:
+        grid = F.pad(loss, (0, 0, distance, 0))
+        total = total + turned_back(grid, direction)
+        there = F.pad(torch.ones_like(loss[:1]), (0, 0, distance, 0))
+        count = count + turned_back(there, direction)[0]
+    return filled(total / count.clamp(min=1), count > 0)
+
+
+def filled(scores: Tensor, known: Tensor) -> Tensor:
+    """Scores [B, rows, columns] where `known` (bool [rows, columns]); beside, the mean of known
+    neighbours, ring by ring. All stays as it is where nothing is known.
+    """
+    known = known.clone()
+    while not known.all() and known.any():
+        weight = known.to(scores.dtype)[None, None]
+        kernel = torch.ones(1, 1, 3, 3, device=scores.device, dtype=scores.dtype)
+        near = F.conv2d(weight, kernel, padding=1)[0, 0]
+        mean = F.conv2d((scores * weight[0]).unsqueeze(1), kernel, padding=1)[:, 0]
+        ring = ~known & (near > 0)
+        scores = torch.where(ring, mean / near.clamp(min=1), scores)
+        known = known | ring
+    return scores
