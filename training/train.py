@@ -1,4 +1,7 @@
-"""Train a method: `python -m training.train codebook --config C --data ROOT --out RUN`."""
+"""Train a method: `python -m training.train codebook --config C --data ROOT --out RUN`.
+
+The methods: codebook, cpc. What a run is made of stands in RUN/config.yaml, its method first.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from training.checkpoints import AtomicCheckpoints
 from training.methods.codebook.task import CodebookTask, Config, StreetData
+from training.methods.cpc.task import Config as CpcConfig
+from training.methods.cpc.task import CpcData, CpcTask
 from training.warm_start import (
     StartError,
     checkpoint_weights,
@@ -39,11 +44,22 @@ _MEASURED_BATCHES = 2  # whose statistics the batch norms of a model file get
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of <malloc.h>
 
 
+METHODS: dict[str, type[Config] | type[CpcConfig]] = {'codebook': Config, 'cpc': CpcConfig}
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be run."""
 
 
 def read_config(source: str, changes: Sequence[str]) -> Config:
+    """Config of the codebook method; see `read_any_config`, ConfigError for another method's."""
+    config = read_any_config(source, changes)
+    if not isinstance(config, Config):
+        raise ConfigError(f'{source}: is a configuration of another method than codebook')
+    return config
+
+
+def read_any_config(source: str, changes: Sequence[str]) -> Config | CpcConfig:
     """Config from a YAML file, or the name of one in training/configs, with `k=v` changes.
 
     Raises ConfigError for a missing file, an unknown name or a value of the wrong kind.
@@ -61,10 +77,19 @@ def read_config(source: str, changes: Sequence[str]) -> Config:
     return config_from(values, str(path))
 
 
-def config_from(values: dict[str, Any], source: str) -> Config:
-    """Config from plain values; `source` is named in errors."""
-    defaults = dataclasses.asdict(Config())
+def config_from(values: dict[str, Any], source: str) -> Config | CpcConfig:
+    """Config from plain values, `method` (codebook where it is missing) among them.
+
+    `source` is named in errors.
+    """
+    method = values.get('method', 'codebook')
+    if method not in METHODS:
+        raise ConfigError(f'{source}: no method is called {method}; known: {", ".join(METHODS)}')
+    kind = METHODS[method]
+    defaults = dataclasses.asdict(kind())
     for key, value in values.items():
+        if key == 'method':
+            continue
         if key not in defaults:
             raise ConfigError(f'{source}: no setting is called {key}; known: {", ".join(defaults)}')
         expected = type(defaults[key])
@@ -77,19 +102,24 @@ def config_from(values: dict[str, Any], source: str) -> Config:
                 f'{source}: {key} is {value!r}, but must be of type {expected.__name__}'
             )
         defaults[key] = value
-    return Config(**defaults)
+    return kind(**defaults)
 
 
-def write_config(config: Config, run: Path) -> None:
+def method_of(config: Config | CpcConfig) -> str:
+    """Name of the method that a configuration is of."""
+    return next(name for name, kind in METHODS.items() if isinstance(config, kind))
+
+
+def write_config(config: Config | CpcConfig, run: Path) -> None:
     """Keep the configuration beside the checkpoints; training.export reads it from there."""
-    plain = {
+    plain = {'method': method_of(config)} | {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in dataclasses.asdict(config).items()
     }
     (run / 'config.yaml').write_text(yaml.safe_dump(plain, sort_keys=False))
 
 
-def precision_of(config: Config) -> str:
+def precision_of(config: Config | CpcConfig) -> str:
     """The precision to train with; 'auto' is bf16 where the machine computes with it, else fp32.
 
     A CPU without instructions for bf16 emulates them, several times slower than fp32 (measured).
@@ -162,7 +192,16 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def train(config: Config, data: Path, run: Path, progress: bool = True) -> Path:
+def parts(
+    config: Config | CpcConfig, root: Path
+) -> tuple[lightning.LightningModule, lightning.LightningDataModule]:
+    """The task and the data of a configuration; `root`: folder of the data sets."""
+    if isinstance(config, CpcConfig):
+        return CpcTask(config), CpcData(config, root)
+    return CodebookTask(config), StreetData(config, root)
+
+
+def train(config: Config | CpcConfig, data: Path, run: Path, progress: bool = True) -> Path:
     """Train to the end, resuming from RUN/last.ckpt where there is one; returns that file."""
     run.mkdir(parents=True, exist_ok=True)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -193,9 +232,10 @@ def train(config: Config, data: Path, run: Path, progress: bool = True) -> Path:
         gradient_clip_val=5.0,
         log_every_n_steps=10,
     )
-    task = CodebookTask(config)
-    pictures = StreetData(config, data)
+    task, pictures = parts(config, data)
     if config.start_from and not checkpoint.exists():
+        if not (isinstance(task, CodebookTask) and isinstance(pictures, StreetData)):
+            raise ConfigError(f'start_from: {method_of(config)} begins anew; leave it out')
         load_start(task, pictures, Path(config.start_from))
     trainer.fit(
         task,
@@ -209,15 +249,21 @@ def train(config: Config, data: Path, run: Path, progress: bool = True) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog='training.train', description=__doc__)
-    parser.add_argument('method', choices=['codebook'])
-    parser.add_argument('--config', default='street', help='YAML file or name in training/configs')
+    parser.add_argument('method', choices=list(METHODS))
+    parser.add_argument('--config', help='YAML file or name in training/configs (street, cpc)')
     parser.add_argument('--data', type=Path, required=True, help='folder of the data sets')
     parser.add_argument('--out', type=Path, required=True, help='folder of the run')
     parser.add_argument('--set', action='append', default=[], metavar='K=V', dest='changes')
     arguments = parser.parse_args(argv)
     keep_freed_memory()
     try:
-        config = read_config(arguments.config, arguments.changes)
+        default = {'codebook': 'street'}.get(arguments.method, arguments.method)
+        config = read_any_config(arguments.config or default, arguments.changes)
+        if method_of(config) != arguments.method:
+            raise ConfigError(
+                f'{arguments.config}: is a configuration of {method_of(config)}, not of '
+                f'{arguments.method}'
+            )
         train(config, arguments.data, arguments.out)
     except (ConfigError, OSError, ValueError) as error:
         # From a worker of the loader the text is a traceback that ends in the error itself.

@@ -6,9 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from training.train import CONFIGS, read_config
+from training.methods.codebook.task import Config
+from training.train import CONFIGS, read_any_config, read_config
 
-NAMES = sorted(path.stem for path in CONFIGS.glob('*.yaml'))
+ALL = sorted(path.stem for path in CONFIGS.glob('*.yaml'))
+NAMES = [name for name in ALL if isinstance(read_any_config(name, []), Config)]
+
+
+@pytest.mark.parametrize('name', sorted({*ALL} - {*NAMES}))
+def test_crops_of_cpc_fit_their_pictures_and_hold_whole_patches(name: str) -> None:
+    config = read_any_config(name, [])
+    for crop, size in zip(config.crop, config.input_size, strict=True):
+        assert crop <= size and (crop - config.patch) % config.stride == 0
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -21,6 +22,15 @@ from training.methods.cpc.model import (
     turned,
     turned_back,
 )
+from training.methods.cpc.scorer import (
+    CpcScorer,
+    condensed,
+    gaussian,
+    patches_of,
+    picture_score,
+    spread,
+)
+from training.methods.cpc.task import normalised
 
 
 def values(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -171,3 +181,89 @@ def test_filling_goes_ring_by_ring_and_leaves_what_is_known() -> None:
     assert torch.equal(filled(scores, known), torch.full((1, 1, 5), 3.0))
     nothing = torch.zeros(1, 5, dtype=torch.bool)
     assert torch.equal(filled(scores, nothing), scores)
+
+
+class TestScorer:
+    @pytest.fixture(scope='class')
+    def scorer(self) -> CpcScorer:
+        torch.manual_seed(0)
+        net = CpcNet(patch=16, stride=8, widths=(6, 8), stem_stride=2, steps=2, skip=1).eval()
+        for block in net.encoder.blocks:
+            torch.nn.init.normal_(block.second.weight, std=0.2)
+        torch.nn.init.normal_(net.predict, std=1.0)
+        bank = patches_of(net, [pixels(seed) for seed in range(6)])
+        return CpcScorer(net, *condensed(bank, len(bank)), negatives=16, most=50.0).eval()
+
+    def test_a_score_depends_neither_on_the_batch_nor_on_chance(self, scorer: CpcScorer) -> None:
+        one, other = (torch.from_numpy(pixels(seed))[None] for seed in (20, 21))
+        with torch.inference_mode():
+            alone, again = scorer(one), scorer(one)
+            beside = scorer(torch.cat([other, one, other]))[1:2]
+        assert torch.equal(alone, again)
+        torch.testing.assert_close(alone, beside, atol=1e-5, rtol=0)
+        assert alone.shape == (1, 64 // 8, 96 // 8) and alone.std() > 1e-3
+
+    def test_patch_losses_are_those_of_a_loop_over_the_bank(self, scorer: CpcScorer) -> None:
+        picture = torch.from_numpy(pixels(30))[None]
+        net = scorer.net
+        with torch.inference_mode():
+            found = scorer.patch_losses(picture)[0]
+            z = net.encode(normalised(picture))[0]
+        rows, columns = z.shape[1:]
+        own: dict[tuple[int, int], list[float]] = {}
+        moves = {'down': (1, 0), 'up': (-1, 0), 'right': (0, 1), 'left': (0, -1)}
+        for number, direction in enumerate(net.directions):
+            for step, distance in enumerate(net.distances):
+                for y, x in np.ndindex(rows, columns):
+                    down, right = (distance * part for part in moves[direction])
+                    if not (0 <= y + down < rows and 0 <= x + right < columns):
+                        continue
+                    said = net.predict[number, step].detach() @ z[:, y, x]
+                    loss = bank_loss(said @ z[:, y + down, x + right], said @ scorer.centres.T, 16)
+                    own.setdefault((y + down, x + right), []).append(loss.item())
+        for (y, x), losses in own.items():
+            assert found[y, x].item() == pytest.approx(np.mean(losses), abs=1e-3)
+
+    def test_a_condensed_bank_scores_nearly_the_same(self, scorer: CpcScorer) -> None:
+        bank = scorer.centres
+        small = CpcScorer(scorer.net, *condensed(bank, len(bank) // 4), 16, 50.0)
+        picture = torch.from_numpy(pixels(31))[None]
+        with torch.inference_mode():
+            full, fewer = scorer.patch_losses(picture), small.patch_losses(picture)
+        assert len(small.centres) <= len(bank) // 4
+        assert small.log_counts.exp().sum().item() == pytest.approx(len(bank), rel=1e-4)
+        assert np.corrcoef(full.flatten(), fewer.flatten())[0, 1] > 0.9
+
+    def test_spreading_is_the_mean_of_the_patches_that_cover_a_cell(self) -> None:
+        patches = torch.tensor([[1.0, 3.0], [5.0, 7.0]])[None, None]
+        expected = torch.tensor([[1, 2, 3], [3, 4, 5], [5, 6, 7]]).float()
+        assert torch.equal(spread(patches, 2)[0, 0], expected)
+
+    def test_the_map_lies_where_the_patches_lie(self, scorer: CpcScorer) -> None:
+        """A loss in one patch is highest in the cells that it covers."""
+        patches = torch.zeros(1, 7, 11)
+        patches[0, 2, 5] = 10.0
+        changed = copy.copy(scorer)
+        changed.patch_losses = lambda pictures: patches  # type: ignore[method-assign]
+        found = changed(torch.zeros(1, 64, 96, 3))[0]
+        top, left = np.unravel_index(int(found.argmax()), found.shape)
+        assert 2 <= top <= 3 and 5 <= left <= 6
+        assert found.sum() > 0 and found.max() <= 10.0
+
+    def test_scores_of_a_picture(self) -> None:
+        patches = torch.arange(40.0).view(1, 5, 8)
+        assert picture_score(patches, 'mean').item() == pytest.approx(19.5)
+        assert picture_score(patches, 'max').item() == 39.0
+        assert picture_score(patches, 'top').item() == pytest.approx(38.5)
+        assert picture_score(patches[:, :1, :3], 'top').item() == 2.0
+
+    def test_a_gaussian_sums_to_one_and_falls(self) -> None:
+        kernel = gaussian(0.5)[0, 0]
+        assert kernel.sum().item() == pytest.approx(1.0)
+        assert kernel[2, 2] > kernel[2, 3] > kernel[2, 4] > 0 and torch.equal(kernel, kernel.T)
+
+
+def pixels(seed: int) -> np.ndarray:
+    """Blocks of noise, uint8 [64, 96, 3]."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (8, 12, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)

@@ -1,0 +1,134 @@
+"""CPC is trained, killed and resumed by the command; what it reads; rubbish is named."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from training.data.folders import FolderError
+from training.data.pictures import normal_pictures
+from training.methods.cpc.task import Config, CpcData, CpcTask, Crops
+from training.train import ConfigError, config_from, main, read_any_config, read_config, train
+from vq_anomaly_ros.replay import bags
+
+SMALL = Config(
+    datasets=('product',),
+    input_size=(64, 96),
+    crop=(48, 48),
+    patch=16,
+    stride=8,
+    widths=(4, 6),
+    steps=2,
+    epochs=2,
+    batch_size=3,
+    precision='32-true',
+    workers=0,
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A category with six good pictures to train on."""
+    for part in ('train/good', 'test/good'):
+        folder = tmp_path / 'product' / part
+        folder.mkdir(parents=True)
+        for number in range(6):
+            rng = np.random.default_rng(number)
+            blocks = rng.integers(0, 256, (8, 12), dtype=np.uint8)
+            cv2.imwrite(str(folder / f'{number}.png'), blocks.repeat(10, 0).repeat(10, 1))
+    return tmp_path
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(run / 'last.ckpt', weights_only=False)['state_dict']
+    return dict(state)
+
+
+def test_training_learns_and_a_killed_run_goes_on_as_it_would_have(root, tmp_path) -> None:
+    train(SMALL, root, tmp_path / 'whole', progress=False)
+    train(dataclasses.replace(SMALL, epochs=1), root, tmp_path / 'parts', progress=False)
+    train(SMALL, root, tmp_path / 'parts', progress=False)
+    whole, parts = weights(tmp_path / 'whole'), weights(tmp_path / 'parts')
+    assert read_any_config(str(tmp_path / 'whole/config.yaml'), []) == SMALL
+    assert yaml.safe_load((tmp_path / 'whole/config.yaml').read_text())['method'] == 'cpc'
+    for name in whole:
+        torch.testing.assert_close(whole[name], parts[name], atol=1e-5, rtol=1e-4)
+
+
+def test_the_loss_falls_on_pictures_that_can_be_predicted() -> None:
+    """Columns of one grey each: the row before says all of the next."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(SMALL, directions=1, learning_rate=1e-2)
+    task = CpcTask(config)
+    task.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    optimiser = torch.optim.Adam(task.parameters(), lr=config.learning_rate)
+    losses = []
+    for step in range(200):
+        rng = np.random.default_rng(step)
+        columns = rng.integers(0, 256, (6, 1, 6), dtype=np.uint8).repeat(48, 1).repeat(8, 2)
+        batch = torch.from_numpy(columns[..., None].repeat(3, -1))
+        loss = task.training_step(batch, step)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:5]), losses[::20]
+
+
+def test_crops_are_new_in_each_pass_and_the_same_for_everybody() -> None:
+    pictures = [np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)]
+    crops, others = Crops(pictures, SMALL), Crops(pictures, SMALL)
+    first = crops[0]
+    assert first.shape == (48, 48, 3) and np.array_equal(first, others[0])
+    assert not np.array_equal(first, crops[1]), 'item 1 is the first of the second pass'
+
+
+def test_pictures_come_from_categories_folders_bags_and_videos(root: Path) -> None:
+    assert len(list(normal_pictures(root / 'product'))) == 6
+    folder = root / 'product/train/good'
+    names = [path.stem for path in normal_pictures(folder, every=2) if isinstance(path, Path)]
+    assert names == ['0', '2', '4']
+    with bags.BagWriter(root / 'drive') as writer:
+        for number in range(5):
+            grey = np.full((48, 64, 3), 20 * number, np.uint8)
+            writer.write_image('/front/image_raw', (number + 1) * 10**9, grey, 'rgb8')
+    frames = list(normal_pictures(root / 'drive', every=2))
+    assert [int(frame[0, 0, 0]) for frame in frames] == [0, 40, 80]
+    video = cv2.VideoWriter(str(root / 'drive.avi'), cv2.VideoWriter.fourcc(*'MJPG'), 10, (64, 48))
+    for number in range(4):
+        video.write(np.full((48, 64, 3), 60 * number, np.uint8))
+    video.release()
+    assert len(list(normal_pictures(root / 'drive.avi', every=3))) == 2
+
+
+def test_data_that_cannot_be_trained_on_are_named(root: Path) -> None:
+    (root / 'empty').mkdir()
+    with pytest.raises(FolderError, match='neither a category'):
+        CpcData(dataclasses.replace(SMALL, datasets=('empty',)), root).setup()
+    with pytest.raises(FolderError, match='do not fit into pictures of'):
+        CpcData(dataclasses.replace(SMALL, crop=(80, 48)), root).setup()
+    (root / 'broken').mkdir()
+    (root / 'broken/1.png').write_bytes(b'no picture')
+    with pytest.raises(FolderError, match=r'1\.png: is no readable picture'):
+        CpcData(dataclasses.replace(SMALL, datasets=('broken',)), root).setup()
+
+
+def test_configurations_know_their_method(root: Path, tmp_path: Path, capsys) -> None:
+    with pytest.raises(ConfigError, match='no method is called cpd; known: codebook, cpc'):
+        config_from({'method': 'cpd'}, 'c.yaml')
+    with pytest.raises(ConfigError, match='no setting is called void_labels'):
+        config_from({'method': 'cpc', 'void_labels': True}, 'c.yaml')
+    with pytest.raises(ConfigError, match='of another method than codebook'):
+        read_config('cpc', [])
+    command = ['codebook', '--config', 'cpc', '--data', str(root), '--out', str(tmp_path / 'run')]
+    assert main(command) == 2
+    assert 'is a configuration of cpc, not of codebook' in capsys.readouterr().err
+    more = ['--set', 'datasets=[nothing]', '--set', 'workers=0']
+    assert main(['cpc', '--data', str(root), '--out', str(tmp_path / 'run'), *more]) == 2
+    assert 'nothing: neither a category' in capsys.readouterr().err

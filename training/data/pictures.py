@@ -1,0 +1,63 @@
+"""Normal pictures of whatever holds some: a category, a folder of pictures, a bag, a video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from training.data.folders import FolderError, read_mvtec_category
+from vq_anomaly_ros.images import as_frame
+from vq_anomaly_ros.replay import bags
+from vq_anomaly_ros.replay.images_to_bag import PICTURES, VIDEOS, natural_key
+
+_TO_BGR = {'rgb': cv2.COLOR_RGB2BGR, 'mono': cv2.COLOR_GRAY2BGR}
+
+
+def normal_pictures(source: Path, every: int = 1) -> Iterator[Path | np.ndarray]:
+    """Paths of pictures, or frames uint8 BGR [H, W, 3]; each `every`-th of a drive.
+
+    source: a category in the MVTec layout (its train/good, all of them), a folder of pictures, a
+    bag (folder or file), a video. Raises FolderError, BagError.
+    """
+    if (source / 'train').is_dir():
+        yield from read_mvtec_category(source).train
+    elif (source / 'metadata.yaml').exists() or source.suffix in ('.mcap', '.db3'):
+        yield from _frames_of_bag(source, every)
+    elif source.suffix.lower() in VIDEOS:
+        yield from _frames_of_video(source, every)
+    else:
+        found = [path for path in source.glob('*') if path.suffix.lower() in PICTURES]
+        if not found:
+            raise FolderError(
+                f'{source}: neither a category (train/good), a folder of pictures, a bag nor a '
+                'video; check the path'
+            )
+        yield from sorted(found, key=lambda path: natural_key(path.name))[::every]
+
+
+def _frames_of_bag(bag: Path, every: int) -> Iterator[np.ndarray]:
+    for number, (_, _, message) in enumerate(bags.read_images(bag, None)):
+        if number % every == 0:
+            frame = as_frame(message)
+            pixels = frame.pixels
+            yield cv2.cvtColor(pixels, _TO_BGR[frame.order]) if frame.order in _TO_BGR else pixels
+
+
+def _frames_of_video(path: Path, every: int) -> Iterator[np.ndarray]:
+    video = cv2.VideoCapture(str(path))
+    try:
+        number = 0
+        while True:
+            there, pixels = video.read()
+            if not there:
+                break
+            if number % every == 0:
+                yield pixels
+            number += 1
+        if not number:
+            raise FolderError(f'{path}: no frame can be decoded; convert it to mp4')
+    finally:
+        video.release()

@@ -1,0 +1,191 @@
+"""Training of CPC: normal pictures only, no labels, no pretrained weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import cv2
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from training.data.folders import FolderError, load_image
+from training.data.pictures import normal_pictures
+from training.data.street import PassSampler
+from training.methods.cpc.losses import info_nce
+from training.methods.cpc.model import CpcNet
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run of CPC is made of; a YAML file holds the same names."""
+
+    name: str = 'cpc'
+    datasets: Sequence[str] = ('industrial/screw',)  # MVTec categories, folders of pictures, bags
+    every: int = 1  # picture of a drive that is taken: each, each second, ...
+    input_size: Sequence[int] = (512, 512)  # that pictures are stretched to
+    crop: Sequence[int] = (256, 256)
+    flip: bool = False  # mirror half of the crops
+    colour: float = 0.1  # deviation of a crop's light and contrast
+
+    patch: int = 64
+    stride: int = 32
+    widths: Sequence[int] = (64, 128, 256)
+    stem_stride: int = 2
+    directions: int = 4  # down, up, right, left; 1 as the parent
+    steps: int = 5  # K
+    skip: int = 1
+    context: bool = False  # gated PixelCNN over the rows before
+    batch_norm: bool = False  # for the check that it cheats
+    negatives: int = 16  # drawn with replacement from the patches of the batch
+
+    epochs: int = 300
+    batch_size: int = 8
+    devices: int = 0
+    learning_rate: float = 2e-4
+    average_weights: float = 0.0
+    start_from: str = ''
+    precision: str = 'auto'
+    workers: int = 1
+    seed: int = 0
+
+
+class Crops(Dataset[Image]):
+    """Item n, deterministic in `seed`: a random crop, uint8 RGB [h, w, 3].
+
+    The stream is endless: item n belongs to pass n // len(pictures), which has its own order, so a
+    run that was stopped goes on with the crops that it would have had.
+    """
+
+    def __init__(self, pictures: Sequence[Image], config: Config) -> None:
+        self.pictures, self.config = pictures, config
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, item: int) -> Image:
+        config = self.config
+        epoch, position = divmod(item, len(self.pictures))
+        order = np.random.default_rng((config.seed, epoch)).permutation(len(self.pictures))
+        rng = np.random.default_rng((config.seed, epoch, position))
+        picture = self.pictures[order[position]]
+        height, width = config.crop
+        top = int(rng.integers(0, picture.shape[0] - height + 1))
+        left = int(rng.integers(0, picture.shape[1] - width + 1))
+        crop = picture[top : top + height, left : left + width]
+        if config.flip and rng.random() < 0.5:
+            crop = crop[:, ::-1]
+        if config.colour:
+            contrast = np.exp(rng.normal(0.0, config.colour))
+            light = 255.0 * rng.normal(0.0, config.colour)
+            crop = np.clip((crop - 127.5) * contrast + 127.5 + light, 0, 255)
+        return np.ascontiguousarray(crop, np.uint8)
+
+
+class CpcData(lightning.LightningDataModule):
+    """The normal pictures of the datasets, in memory, stretched to the input size."""
+
+    def __init__(self, config: Config, root: Path) -> None:
+        super().__init__()
+        self.config, self.root = config, root
+        self.pictures: list[Image] = []
+
+    def setup(self, stage: str = 'fit') -> None:
+        """Read the pictures once; FolderError where there are none or a crop does not fit."""
+        cv2.setNumThreads(0)
+        if self.pictures:
+            return
+        height, width = self.config.input_size
+        if any(c > s for c, s in zip(self.config.crop, (height, width), strict=True)):
+            raise FolderError(
+                f'crops of {list(self.config.crop)} do not fit into pictures of {[height, width]}; '
+                'choose a larger input_size or a smaller crop'
+            )
+        self.pictures = list(read_pictures(self.config, self.root))
+
+    def train_dataloader(self) -> DataLoader[Tensor]:
+        """Batches of uint8 [B, h, w, 3]."""
+        workers = self.config.workers
+        sampler = PassSampler(len(self.pictures), min(self.config.batch_size, len(self.pictures)))
+        return DataLoader(
+            cast('Dataset[Tensor]', Crops(self.pictures, self.config)),
+            batch_size=len(sampler.part),
+            sampler=sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            drop_last=True,
+        )
+
+
+def read_pictures(config: Config, root: Path) -> Iterator[Image]:
+    """All normal pictures of the datasets at the input size, uint8 RGB [h, w, 3]."""
+    height, width = config.input_size
+    for name in config.datasets:
+        for picture in track(list(normal_pictures(root / name, config.every)), f'reading {name}'):
+            pixels = picture if isinstance(picture, np.ndarray) else load_image(picture)
+            small = cv2.resize(pixels, (int(width), int(height)), interpolation=cv2.INTER_LINEAR)
+            yield np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def normalised(pictures: Tensor) -> Tensor:
+    """uint8 RGB [B, H, W, 3] -> float32 [B, 3, H, W] of about zero mean and unit deviation."""
+    return (pictures.to(torch.float32).permute(0, 3, 1, 2) - 127.5) / 64.0
+
+
+class CpcTask(lightning.LightningModule):
+    """InfoNCE over all directions and distances, the mean over patches."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.net = CpcNet(
+            config.patch,
+            config.stride,
+            config.widths,
+            config.stem_stride,
+            config.directions,
+            config.steps,
+            config.skip,
+            config.context,
+            config.batch_norm,
+        )
+
+    def on_train_batch_start(self, batch: Tensor, index: int) -> None:
+        """Seed each step by its number, so that a run that was killed draws the same negatives."""
+        torch.manual_seed(self.config.seed * 1_000_003 + self.global_step)
+
+    def training_step(self, batch: Tensor, index: int) -> Tensor:
+        """One batch of crops, uint8 [B, h, w, 3] -> the loss."""
+        z = self.net.encode(normalised(batch)).float()
+        loss = torch.stack(
+            [self._loss(said.float(), target, z) for _, _, said, target in self.net.predictions(z)]
+        ).mean()
+        self.log('loss', loss, prog_bar=True)
+        return loss
+
+    def _loss(self, said: Tensor, target: Tensor, z: Tensor) -> Tensor:
+        """Mean InfoNCE of one direction and distance; maps [B, D, r, c], patches z [B, D, R, C].
+
+        Negatives come from all patches of the batch, with replacement, as in the parent.
+        """
+        positive = (said * target).sum(dim=1)
+        every = z.permute(0, 2, 3, 1).flatten(0, 2)
+        products = said.permute(0, 2, 3, 1).flatten(0, 2) @ every.T
+        chosen = torch.randint(
+            len(every), (len(products), self.config.negatives), device=products.device
+        )
+        return info_nce(positive.flatten(), products.gather(1, chosen)).mean()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam with the parent's constant rate."""
+        return torch.optim.Adam(self.parameters(), lr=self.config.learning_rate)
