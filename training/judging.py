@@ -37,6 +37,7 @@ from vq_anomaly_ros.metrics import PixelScores, confusion, mean_iou
 from vq_anomaly_ros.replay.files import write_text
 
 Figures = dict[str, Any]
+_FIGURES = 'figures.json'  # of a finished run
 AnomalyScores = Callable[[Tensor], Mapping[str, Tensor]]
 ClassScores = Callable[[Tensor], Tensor]
 
@@ -93,11 +94,15 @@ def class_miou(
 
 def kept_figures(run: Path, make: Callable[[], Figures]) -> Figures:
     """The figures of a finished run, read from RUN/figures.json; else made and kept there."""
-    kept = run / 'figures.json'
-    if not kept.exists():
+    kept = run / _FIGURES
+    if not _figures(run):
         write_text(kept, json.dumps(make(), indent=1) + '\n')
     figures: Figures = json.loads(kept.read_text())
     return figures
+
+
+def _figures(run: Path) -> bool:
+    return (run / _FIGURES).exists()
 
 
 def run_folder(runs: Path, name: str, seed: int) -> Path:
@@ -135,9 +140,13 @@ class Study:
         try:
             for seed in options.seeds:
                 for name in options.rows:
+                    if options.finished and not _figures(run_folder(options.out, name, seed)):
+                        continue
                     rows.append(self.measure(name, seed, options.data, options.pasted, options.out))
                     own = self.markdown(rows[-1:]).splitlines()[2:][: self.lines]
                     print('\n'.join(own), flush=True)
+            if not rows:
+                raise ValueError(f'{options.out}: no row of these is finished there')
             rows.sort(key=lambda row: self.rows.index(row['row']))
             table = self.markdown(rows)
             self._keep(rows, table, options)
@@ -171,6 +180,7 @@ class Study:
             '--rows', nargs='+', choices=known, default=known, metavar='NAME', help=', '.join(known)
         )
         add('--seeds', nargs='+', type=int, default=[0, 1, 2])
+        add('--finished', action='store_true', help='train nothing: a table of what --out has')
         add('--json', type=Path, metavar='F', help='write the rows there, too')
         add('--page', type=Path, metavar='P', help='page whose table between markers is replaced')
         return parser

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from training import card
+from training import ablation, card
+from training.baselines import measure
 from training.tables import markdown
 from vq_anomaly_ros.detection import model_file
 
@@ -43,6 +44,13 @@ def test_readme_and_cards_say_what_the_rows_and_the_shipped_models_say() -> None
         notes = (ROOT / f'docs/benchmarks/{model.info.name.replace("-", "_")}_notes.md').read_text()
         page = (ROOT / f'models/{model.info.name}.md').read_text()
         assert page == card.card(model, card.own_rows(model, rows), notes)
+
+
+@pytest.mark.parametrize('study', ['ablation', 'baselines'])
+def test_the_page_of_the_method_says_what_the_rows_of_the_studies_say(study: str) -> None:
+    rows = json.loads((ROOT / f'docs/benchmarks/{study}.json').read_text())
+    table = {'ablation': ablation.markdown, 'baselines': measure.markdown}[study](rows)
+    assert f'<!-- {study} -->\n{table}' in (ROOT / 'docs/codebook.md').read_text()
 
 
 def test_a_card_needs_rows_of_its_own_file(tiny_model: Path) -> None:

@@ -149,6 +149,19 @@ def test_the_table_shows_mean_and_half_of_the_range() -> None:
     assert '| shipped objective, score T2 | 2 | 45.0 ± 5.0 | 25.0 ± 0.0 | | |' in text
 
 
+def test_a_table_of_what_is_finished_trains_nothing(
+    row: tuple[dict[str, Any], Path, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
+) -> None:
+    _, runs, _ = row
+    monkeypatch.setattr(ablation, 'train', None)
+    arguments = ['--data', str(tmp_path), '--pasted', str(tmp_path), '--finished']
+    assert ablation.main([*arguments, '--out', str(runs), '--seeds', '2', '3']) == 0
+    said = capsys.readouterr().out
+    assert '| M = 1 | 1 |' in said and 'shipped objective' not in said
+    assert ablation.main([*arguments, '--out', str(tmp_path)]) == 2
+    assert 'no row of these is finished there' in capsys.readouterr().err
+
+
 def test_every_row_is_a_configuration() -> None:
     for changes in ROWS.values():
         dataclasses.replace(SCHEDULE, **changes)
