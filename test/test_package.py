@@ -18,8 +18,8 @@ PARTS = (
     'models', 'LICENSE',
 )  # fmt: skip
 EXECUTABLES = {
-    'anomaly_detector', 'drive_cameras', 'evaluate_bag', 'images_to_bag', 'measure_transport',
-    'play_bag', 'record_bag', 'sample_drive',
+    'anomaly_detector', 'build_engine', 'drive_cameras', 'evaluate_bag', 'faults', 'images_to_bag',
+    'measure_transport', 'play_bag', 'record_bag', 'sample_drive',
 }  # fmt: skip
 
 
@@ -79,7 +79,7 @@ ROSDEP_KEYS = {
     'onnxruntime': 'python3-onnxruntime-pip', 'rich': 'python3-rich',
     'rosbags': 'python3-rosbags-pip', 'yaml': 'python3-yaml',
 }  # fmt: skip
-WITHOUT_KEY = {'onnx', 'openvino', 'rerun'}
+WITHOUT_KEY = {'tensorrt', 'onnx', 'openvino', 'rerun'}
 # Not imported: services of a lifecycle node, the middleware that the profile is for, vision_msgs
 # that is looked for by name, what `ros2 launch` runs, what rviz2 reads compressed images by.
 STARTED = {
