@@ -28,12 +28,7 @@ from training import parity
 from training.data.street import Example
 from training.graph import ExportError, folded, to_onnx, with_half_weights
 from training.methods.codebook.model import OUTPUTS, CodebookNet
-from training.methods.codebook.task import (
-    CodebookTask,
-    Config,
-    read_examples,
-    usage,
-)
+from training.methods.codebook.task import CodebookTask, Config, read_examples, usage
 from training.train import read_config
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.calibration import Calibration

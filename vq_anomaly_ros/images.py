@@ -71,6 +71,10 @@ class ImageError(ValueError):
     """An image message (or array) that cannot be used; the message says why and what to do."""
 
 
+# OpenCV's codes by the order of a frame that is not RGB.
+TO_RGB = {'bgr': cv2.COLOR_BGR2RGB, 'mono': cv2.COLOR_GRAY2RGB}
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One picture of a camera.
@@ -103,6 +107,12 @@ class Frame:
             return self.pixels
         code = cv2.COLOR_RGB2BGR if self.order == 'rgb' else cv2.COLOR_GRAY2BGR
         return cv2.cvtColor(self.pixels, code)
+
+    def rgb(self) -> np.ndarray:
+        """uint8 [H, W, 3] in RGB order; the pixels themselves where they are RGB already."""
+        if self.order == 'rgb':
+            return self.pixels
+        return cv2.cvtColor(self.pixels, TO_RGB[self.order])
 
 
 def as_frame(message: Any, bits: int = 16) -> Frame:

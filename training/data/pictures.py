@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from training.data.folders import FolderError, read_mvtec_category
 from vq_anomaly_ros.images import as_frame
 from vq_anomaly_ros.replay import bags
-from vq_anomaly_ros.replay.images_to_bag import PICTURES, VIDEOS, natural_key
-
-_TO_BGR = {'rgb': cv2.COLOR_RGB2BGR, 'mono': cv2.COLOR_GRAY2BGR}
+from vq_anomaly_ros.replay.images_to_bag import PICTURES, VIDEOS, natural_key, open_source
 
 
 def normal_pictures(source: Path, every: int = 1) -> Iterator[Path | np.ndarray]:
     """Paths of pictures, or frames uint8 BGR [H, W, 3]; each `every`-th of a drive.
 
     source: a category in the MVTec layout (its train/good, all of them), a folder of pictures, a
-    bag (folder or file), a video. Raises FolderError, BagError.
+    bag (folder or file), a video. Raises FolderError, BagError, SourceError.
     """
     if (source / 'train').is_dir():
         yield from read_mvtec_category(source).train
@@ -41,23 +38,13 @@ def normal_pictures(source: Path, every: int = 1) -> Iterator[Path | np.ndarray]
 def _frames_of_bag(bag: Path, every: int) -> Iterator[np.ndarray]:
     for number, (_, _, message) in enumerate(bags.read_images(bag, None)):
         if number % every == 0:
-            frame = as_frame(message)
-            pixels = frame.pixels
-            yield cv2.cvtColor(pixels, _TO_BGR[frame.order]) if frame.order in _TO_BGR else pixels
+            yield as_frame(message).bgr()
 
 
 def _frames_of_video(path: Path, every: int) -> Iterator[np.ndarray]:
-    video = cv2.VideoCapture(str(path))
-    try:
-        number = 0
-        while True:
-            there, pixels = video.read()
-            if not there:
-                break
-            if number % every == 0:
-                yield pixels
-            number += 1
-        if not number:
-            raise FolderError(f'{path}: no frame can be decoded; convert it to mp4')
-    finally:
-        video.release()
+    number = -1
+    for number, frame in enumerate(open_source(path)[1]):
+        if number % every == 0:
+            yield frame.pixels
+    if number < 0:
+        raise FolderError(f'{path}: no frame can be decoded; convert it to mp4')

@@ -186,10 +186,8 @@ class StreetCrops(Dataset[tuple[Image, NDArray[np.int64]]]):
         return len(self.examples)
 
     def __getitem__(self, item: int) -> tuple[Image, NDArray[np.int64]]:
-        epoch, position = divmod(item, len(self.examples))
-        order = np.random.default_rng((self.seed, epoch)).permutation(len(self.examples))
-        rng = np.random.default_rng((self.seed, epoch, position))
-        example = self.examples[order[position]].load()
+        index, rng = drawn(item, len(self.examples), self.seed)
+        example = self.examples[index].load()
         how = self.augmentation
         image, labels, enlarged = _random_crop(example, how, rng)
         for paster in self.pasters:
@@ -202,6 +200,16 @@ class StreetCrops(Dataset[tuple[Image, NDArray[np.int64]]]):
         offset = self.stride // 2
         coarse = labels[offset :: self.stride, offset :: self.stride]
         return image, coarse.astype(np.int64)
+
+
+def drawn(item: int, length: int, seed: int) -> tuple[int, np.random.Generator]:
+    """Which of `length` things item n of an endless stream is of, and what its chance comes from.
+
+    Pass n // length has its own order; both depend on nothing but the arguments.
+    """
+    epoch, position = divmod(item, length)
+    order = np.random.default_rng((seed, epoch)).permutation(length)
+    return int(order[position]), np.random.default_rng((seed, epoch, position))
 
 
 class PassSampler(Sampler[int]):
@@ -305,9 +313,8 @@ def _jitter(image: Image, strength: float, rng: np.random.Generator) -> Image:
     contrast = np.exp(rng.normal(0.0, 0.25 * strength))
     light = rng.normal(0.0, 0.08 * strength)
     cast = 1.0 + rng.normal(0.0, 0.06 * strength, 3)
-    middle = (
-        float(image.mean()) / 255.0
-    ) ** gamma  # about which contrast turns, lest dark be black
+    # Contrast turns about the mean, lest dark pictures become black.
+    middle = (float(image.mean()) / 255.0) ** gamma
     curve = (levels**gamma - middle) * contrast + middle + light
     table = np.clip(curve[:, None] * cast * 255.0, 0, 255).astype(np.uint8)
     image = cv2.LUT(image, table.reshape(1, 256, 3))

@@ -18,11 +18,10 @@ from vq_anomaly_ros.detection.engines.build import BuildCancelledError
 from vq_anomaly_ros.detection.engines.gpu_options import GpuOptions
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelFileError, ModelInfo
 from vq_anomaly_ros.detection.obstacles import Obstacle, find_obstacles
-from vq_anomaly_ros.images import Frame
+from vq_anomaly_ros.images import TO_RGB, Frame
 
 OutputSize = Literal['network', 'camera']
 LabelUpsampling = Literal['nearest', 'bilinear']
-_TO_RGB = {'bgr': cv2.COLOR_BGR2RGB, 'mono': cv2.COLOR_GRAY2RGB}
 
 
 @dataclass(frozen=True)
@@ -192,14 +191,14 @@ class Detector:
         """Frame -> target uint8 [h, w, 3] RGB: linear, half-pixel centres, no antialiasing."""
         height, width = target.shape[:2]
         if frame.size == (height, width) and frame.order != 'rgb':
-            cv2.cvtColor(frame.pixels, _TO_RGB[frame.order], target)
+            cv2.cvtColor(frame.pixels, TO_RGB[frame.order], target)
             return
         if frame.order == 'rgb':
             cv2.resize(frame.pixels, (width, height), target, interpolation=cv2.INTER_LINEAR)
             return
         scratch = self._scratch if frame.order == 'bgr' else self._scratch_mono
         cv2.resize(frame.pixels, (width, height), scratch, interpolation=cv2.INTER_LINEAR)
-        cv2.cvtColor(scratch, _TO_RGB[frame.order], target)
+        cv2.cvtColor(scratch, TO_RGB[frame.order], target)
 
     def _detection(self, frame: Frame, results: dict[str, np.ndarray], i: int) -> Detection:
         raw = results['score'][i].copy()

@@ -11,7 +11,6 @@ import itertools
 import json
 import re
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,11 +20,10 @@ from rich.console import Console
 
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.engines import EngineError, gpu_graph
-from vq_anomaly_ros.detection.engines.gpu_options import GpuOptions, Precision
-from vq_anomaly_ros.detection.engines.plan_cache import PlanCache, PlanError
+from vq_anomaly_ros.detection.engines.gpu_options import GpuOptions
+from vq_anomaly_ros.detection.engines.plan_cache import PlanCache, PlanError, PlanKey
 from vq_anomaly_ros.detection.engines.quantised import quantised
 from vq_anomaly_ros.detection.engines.tensorrt import (
-    Runtime,
     TensorRtEngine,
     camera_outputs,
     find_runtime,
@@ -37,8 +35,6 @@ from vq_anomaly_ros.images import Frame, ImageError, as_frame
 from vq_anomaly_ros.replay import bags
 from vq_anomaly_ros.replay.files import write_bytes
 from vq_anomaly_ros.replay.interruption import interruptible
-
-_TO_RGB = {'bgr': cv2.COLOR_BGR2RGB, 'mono': cv2.COLOR_GRAY2RGB}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,9 +58,7 @@ def _run(options: argparse.Namespace) -> int:
     outputs = camera_outputs(_outputs(model, options))
     frames = _frames(options)
     if options.onnx is not None:
-        graph = gpu_graph.derive(
-            model, options.size, options.batch, outputs, _without_int8(options.precision)
-        )
+        graph = gpu_graph.derive(model, options.size, options.batch, outputs, options.precision)
         if options.precision == 'int8':
             graph = quantised(graph, frames)
         write_bytes(options.onnx, graph.SerializeToString(deterministic=True))
@@ -76,17 +70,18 @@ def _run(options: argparse.Namespace) -> int:
         plan, key = plan_of(model, options.size, outputs, gpu, runtime)
     about = f'{len(plan) / 2**20:.1f} MiB, for {runtime.device.name}, {key.library}'
     print(f'{gpu.folder / key.digest}: {about}')
-    return _verify(model, options, gpu, runtime, frames) if options.verify else 0
+    if not options.verify:
+        return 0
+    if not frames:
+        raise EngineError('--verify needs frames: give a bag with --bag')
+    engine = TensorRtEngine(model, _outputs(model, options), gpu, runtime)
+    return _verify(engine, model, PlanCache(gpu.folder), key, frames)
 
 
 def _outputs(model: ModelFile, options: argparse.Namespace) -> list[str]:
     """Those that the node asks for with the same label_upsampling."""
     labels = ['labels', *(['class_scores'] if options.label_upsampling == 'bilinear' else [])]
     return ['score', *(labels if model.info.classes else [])]
-
-
-def _without_int8(precision: Precision) -> Precision:
-    return 'fp32' if precision == 'int8' else precision
 
 
 def _gpu_options(
@@ -97,29 +92,23 @@ def _gpu_options(
         batch=options.batch,
         workspace_mb=options.workspace,
         report=status.say,
-        cancelled=threading.Event(),
         quantise=(lambda graph: quantised(graph, frames)) if frames else None,
     )
 
 
 def _verify(
+    engine: TensorRtEngine,
     model: ModelFile,
-    options: argparse.Namespace,
-    gpu: GpuOptions,
-    runtime: Runtime,
+    cache: PlanCache,
+    key: PlanKey,
     frames: list[np.ndarray],
 ) -> int:
     """Compare with the CPU and keep the report beside the plan; 1 where the limits do not hold."""
-    if not frames:
-        raise EngineError('--verify needs frames: give a bag with --bag')
-    outputs = _outputs(model, options)
-    engine = TensorRtEngine(model, outputs, gpu, runtime)
     try:
         report = verified(engine, model, frames)
     finally:
         engine.close()
-    _, key = plan_of(model, options.size, camera_outputs(outputs), gpu, runtime)
-    PlanCache(gpu.folder).note(key, {'verified': report})
+    cache.note(key, {'verified': report})
     print(json.dumps(report, indent=1))
     return 0 if report['passed'] else 1
 
@@ -128,16 +117,15 @@ def _frames(options: argparse.Namespace) -> list[np.ndarray]:
     """The frames of the bag, evenly chosen, RGB of the plan's size; none without a bag."""
     if options.bag is None:
         return []
-    count = sum(1 for _ in bags.read_images(options.bag, options.topic))
+    topic = bags.choose_topic(options.bag, options.topic)
+    _, count = bags.image_topics(options.bag)[topic]
     step = max(1, count // options.frames)
-    images = itertools.islice(bags.read_images(options.bag, options.topic), 0, None, step)
+    images = itertools.islice(bags.read_images(options.bag, topic), 0, None, step)
     return [_rgb(as_frame(image), options.size) for _, _, image in images][: options.frames]
 
 
 def _rgb(frame: Frame, size: tuple[int, int]) -> np.ndarray:
-    pixels = frame.pixels
-    if frame.order != 'rgb':
-        pixels = cv2.cvtColor(pixels, _TO_RGB[frame.order])
+    pixels = frame.rgb()
     if frame.size != size:
         pixels = cv2.resize(pixels, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(pixels)

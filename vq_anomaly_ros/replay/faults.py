@@ -19,10 +19,13 @@ from rich.console import Console
 
 from vq_anomaly_ros.images import ImageError, as_frame, compressed_fields
 from vq_anomaly_ros.replay.bags import (
+    COMPRESSED_IMAGE,
     NANOSECONDS,
     BagError,
     BagWriter,
     add_bag_options,
+    choose_topic,
+    image_topics,
     read_images,
 )
 from vq_anomaly_ros.replay.interruption import interruptible
@@ -30,7 +33,6 @@ from vq_anomaly_ros.replay.progress import progress_bar
 
 SEVERITIES = (1, 2, 3, 4, 5)
 FROZEN = 'frozen'  # a fault of the stream: the frame before comes again, under a new stamp
-_TO_BGR = {'rgb': cv2.COLOR_RGB2BGR, 'mono': cv2.COLOR_GRAY2BGR}
 
 # A picture uint8 BGR [H, W, 3], the level of the severity, what stays in place over the frames of a
 # drive, what is new in each -> the faulty picture, uint8 BGR [H, W, 3].
@@ -256,26 +258,17 @@ def write_faulty_bag(bag: Path, out: Path, topic: str | None, damage: Damage, **
 
     Compressed images stay compressed (JPEG, quality 90). Raises BagError, ImageError.
     """
-    names: list[tuple[str, bool]] = []
-
-    def frames() -> Iterator[tuple[int, np.ndarray]]:
-        for stamp, name, message in read_images(bag, topic):
-            names[:] = [(name, hasattr(message, 'format'))]
-            frame = as_frame(message)
-            pixels = frame.pixels
-            if frame.order in _TO_BGR:
-                pixels = cv2.cvtColor(pixels, _TO_BGR[frame.order])
-            yield stamp, pixels
-
+    chosen = choose_topic(bag, topic)
+    compressed = image_topics(bag)[chosen][0] == COMPRESSED_IMAGE
+    frames = ((stamp, as_frame(m).bgr()) for stamp, _, m in read_images(bag, chosen))
     count = 0
     with BagWriter(out, **how) as writer:  # type: ignore[arg-type]
-        for stamp, picture in damaged(frames(), damage):
-            name, compressed = names[0]
+        for stamp, picture in damaged(frames, damage):
             if compressed:
                 data = compressed_fields(picture, 'jpeg', 90)['data']
-                writer.write_compressed(name, stamp, data, 'jpeg')
+                writer.write_compressed(chosen, stamp, data, 'jpeg')
             else:
-                writer.write_image(name, stamp, np.ascontiguousarray(picture), 'bgr8')
+                writer.write_image(chosen, stamp, np.ascontiguousarray(picture), 'bgr8')
             count += 1
         if not count:
             raise BagError(f'{bag}: holds no images; choose another bag or --topic')

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from training.data.folders import FolderError, load_image
 from training.data.pictures import normal_pictures
-from training.data.street import PassSampler
+from training.data.street import PassSampler, drawn
 from training.methods.cpc.losses import info_nce
 from training.methods.cpc.model import CpcNet
 
@@ -75,10 +75,8 @@ class Crops(Dataset[Image]):
 
     def __getitem__(self, item: int) -> Image:
         config = self.config
-        epoch, position = divmod(item, len(self.pictures))
-        order = np.random.default_rng((config.seed, epoch)).permutation(len(self.pictures))
-        rng = np.random.default_rng((config.seed, epoch, position))
-        picture = self.pictures[order[position]]
+        index, rng = drawn(item, len(self.pictures), config.seed)
+        picture = self.pictures[index]
         height, width = config.crop
         top = int(rng.integers(0, picture.shape[0] - height + 1))
         left = int(rng.integers(0, picture.shape[1] - width + 1))

@@ -60,6 +60,8 @@ def derive(
 ) -> onnx.ModelProto:
     """The graph for `batch` frames of `size` (H, W) with these outputs, in fp32 or fp16.
 
+    For int8 it is in fp32: what becomes of it depends on frames (`quantised.quantised`).
+
     Raises EngineError for outputs that there are none of, ModelFileError for a damaged model.
     """
     known = output_layouts(model, size)

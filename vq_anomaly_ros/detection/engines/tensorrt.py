@@ -24,7 +24,7 @@ import onnx
 
 from vq_anomaly_ros.detection.engines import EngineError, build, gpu_graph
 from vq_anomaly_ros.detection.engines.cuda import Cuda, CudaError, Device, HostBuffer, find_device
-from vq_anomaly_ros.detection.engines.gpu_options import GpuOptions, Precision
+from vq_anomaly_ros.detection.engines.gpu_options import GpuOptions
 from vq_anomaly_ros.detection.engines.plan_cache import PlanCache, PlanError, PlanKey
 from vq_anomaly_ros.detection.engines.tensorrt_api import TensorRt
 from vq_anomaly_ros.detection.model_file import ModelFile
@@ -83,9 +83,8 @@ class TensorRtEngine:
         self._options = options or GpuOptions()
         self._runtime = runtime or find_runtime()
         library = self._runtime.library
-        self._logger = build.logger(library)
         try:
-            self._loader: trt.Runtime | None = library.Runtime(self._logger)
+            self._loader: trt.Runtime | None = library.Runtime(build.logger(library))
         except TypeError as error:  # what its binding makes of no runtime: no memory, old driver
             raise EngineError(
                 f'{build.library_name(library)} cannot start on {self._runtime.device.name}: free '
@@ -167,7 +166,6 @@ class TensorRtEngine:
         The one before is kept until there is another: TensorRT also refuses for want of memory.
         """
         options, runtime = self._options, self._runtime
-        engine = None
         for fresh in (False, True):
             if fresh and options.precision == 'int8' and options.quantise is None:
                 break
@@ -205,7 +203,7 @@ def plan_of(
     build and stops nothing: `options.report` says why. Raises EngineError where the graph cannot
     be built.
     """
-    graph = _graph(model, size, outputs, options)
+    graph = gpu_graph.derive(model, size, options.batch, outputs, options.precision)
     key = _key(model, graph, size, outputs, options, runtime)
     cache, say = PlanCache(options.folder), options.report
     with contextlib.ExitStack() as held:
@@ -272,14 +270,6 @@ def _built(
         progress,
         options.cancelled,
     )
-
-
-def _graph(
-    model: ModelFile, size: tuple[int, int], outputs: Sequence[str], options: GpuOptions
-) -> onnx.ModelProto:
-    """The graph of a plan; for int8 still in fp32, because what it becomes depends on frames."""
-    precision: Precision = 'fp32' if options.precision == 'int8' else options.precision
-    return gpu_graph.derive(model, size, options.batch, outputs, precision)
 
 
 def _key(
