@@ -56,6 +56,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
 def test_the_demo_leaves_its_results_and_nothing_else(shown: Path) -> None:
     assert sorted(path.name for path in shown.iterdir()) == [
         'drive',
+        'frames.json',
         'logs',
         'output',
         'overlay.webm',

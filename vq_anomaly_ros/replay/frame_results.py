@@ -6,15 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
 from vq_anomaly_ros.detection.calibration import SMALLEST_TAIL, rarity
 from vq_anomaly_ros.detection.detector import Detection
 from vq_anomaly_ros.images import Frame
-from vq_anomaly_ros.metrics.pixel import MetricError, PixelScores
-from vq_anomaly_ros.metrics.segmentation import class_iou, confusion, mean_iou
-from vq_anomaly_ros.replay.labels import VOID, LabelError, Truth
+from vq_anomaly_ros.metrics.pixel import MetricError
+from vq_anomaly_ros.replay.exceedances import TARGETS, counts_above, named
+from vq_anomaly_ros.replay.label_metrics import LabelMetrics
+from vq_anomaly_ros.replay.labels import LabelError, Truth
 
 # In decades; rarity is cut where the calibration's tail ends.
 MOST_RARE = -math.log10(SMALLEST_TAIL)
@@ -55,7 +55,9 @@ class FrameRow:
 
     rarity: see `frame_rarity`; anomaly_fraction: share of the pixels in the mask, 0..1;
     labelled_fraction: share of the pixels labelled an anomaly, None without labels; class_shares:
-    float64 [C], share of the pixels a class, or None; obstacles: how many were told.
+    float64 [C], share of the pixels a class, or None; obstacles: how many were told; score: the
+    highest raw score, by which the benchmark judges an image; above: how many of the `pixels` have
+    a calibrated score above 1 - t for each of exceedances.TARGETS.
     """
 
     stamp_ns: int
@@ -67,6 +69,9 @@ class FrameRow:
     latency_ms: float | None
     labelled_fraction: float | None = None
     obstacles: int = 0
+    score: float | None = None
+    above: tuple[int, ...] | None = None
+    pixels: int = 0
 
 
 def frame_rarity(score: np.ndarray) -> float:
@@ -94,14 +99,9 @@ class DriveStatistics:
             labelled: whether frames will come with labels.
         """
         self._classes = classes
-        self._judged_score = judged_score
-        self._labelled = labelled
+        self.labels = LabelMetrics(classes, judged_score) if labelled else None
         self.rows: list[FrameRow] = []
         self.dropped: list[DroppedFrame] = []
-        self._pixels = PixelScores()
-        self._confusion = np.zeros((len(classes), len(classes)), np.int64)
-        self._frames_with_anomaly_labels = 0
-        self._frames_with_class_labels = 0
 
     def add(self, result: FrameResult) -> FrameRow:
         """Take in one frame.
@@ -124,34 +124,21 @@ class DriveStatistics:
             result.latency_ms,
             _labelled_fraction(result.truth),
             len(detection.obstacles),
+            float(detection.raw_score.max()),
+            tuple(counts_above(detection.score).tolist()),
+            detection.score.size,
         )
         self.rows.append(row)
-        if result.truth is not None:
-            self._judge(result, result.truth)
+        if result.truth is not None and self.labels is not None:
+            try:
+                self.labels.add(detection, result.truth)
+            except MetricError as error:
+                raise LabelError(f'labels of the frame {result.stamp_ns}: {error}') from error
         return row
 
     def drop(self, frame: DroppedFrame) -> None:
         """Count a frame without a result."""
         self.dropped.append(frame)
-
-    def _judge(self, result: FrameResult, truth: Truth) -> None:
-        try:
-            if truth.anomaly is not None:
-                score = _upsampled(result.detection.raw_score, truth.anomaly)
-                self._pixels.add(score, truth.anomaly)
-                self._frames_with_anomaly_labels += 1
-            if truth.classes is not None and result.detection.labels is not None:
-                self._judge_classes(result.detection.labels, truth.classes)
-        except MetricError as error:
-            raise LabelError(f'labels of the frame {result.stamp_ns}: {error}') from error
-
-    def _judge_classes(self, labels: np.ndarray, truth: np.ndarray) -> None:
-        size = (truth.shape[1], truth.shape[0])
-        found = cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST_EXACT)
-        # Ids that the model has no class for (CamVid's void 11) cannot be right: they are void.
-        known = np.where(truth < len(self._classes), truth, np.uint8(VOID))
-        self._confusion += confusion(found, known, len(self._classes))
-        self._frames_with_class_labels += 1
 
     def summary(self) -> dict[str, Any]:
         """Return the numbers of summary.json that the frames determine; None where undefined."""
@@ -162,49 +149,33 @@ class DriveStatistics:
             'anomaly_fraction': _mean([row.anomaly_fraction for row in self.rows]),
             'obstacles': sum(row.obstacles for row in self.rows),
             'rarity': _percentiles([row.rarity for row in self.rows], (50, 95, 100)),
+            'share_above': self._shares_above(),
             'latency_ms': _percentiles(latencies, (50, 95, 99)),
         }
+        scores = [row.score for row in self.rows if row.score is not None]
+        summary['frame_score'] = _percentiles(scores, (50, 95, 100))
         if self._classes:
             shares = [row.class_shares for row in self.rows if row.class_shares is not None]
             means = np.mean(shares, axis=0).tolist() if shares else [None] * len(self._classes)
             summary['class_shares'] = dict(zip(self._classes, means, strict=True))
-        if self._labelled:
-            summary['metrics'] = self._metrics()
+        if self.labels is not None:
+            summary['metrics'] = self.labels.summary()
         summary['dropped'] = [
             {'stamp_ns': frame.stamp_ns, 'topic': frame.topic, 'reason': frame.reason}
             for frame in self.dropped[:_REASONS_KEPT]
         ]
         return summary
 
-    def _metrics(self) -> dict[str, Any]:
-        pixels = self._pixels.result()
-        iou = class_iou(self._confusion)
-        return {
-            'protocol': 'pooled',
-            'judged_score': self._judged_score,
-            'anomaly_frames': self._frames_with_anomaly_labels,
-            'ap': _number(pixels.ap),
-            'fpr95': _number(pixels.fpr95),
-            'auroc': _number(pixels.auroc),
-            'class_frames': self._frames_with_class_labels,
-            'miou': _number(mean_iou(self._confusion)),
-            'iou': {name: _number(x) for name, x in zip(self._classes, iou, strict=True)},
-        }
+    def _shares_above(self) -> dict[str, float | None]:
+        known = [row for row in self.rows if row.above is not None]
+        above = np.array([row.above for row in known], np.int64).reshape(-1, len(TARGETS))
+        return named(above.sum(0), sum(row.pixels for row in known))
 
 
 def _labelled_fraction(truth: Truth | None) -> float | None:
     if truth is None or truth.anomaly is None:
         return None
     return np.count_nonzero(truth.anomaly == 1) / truth.anomaly.size
-
-
-def _upsampled(score: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Bilinear, half-pixel centres, to the size of the labels."""
-    return cv2.resize(score, (like.shape[1], like.shape[0]), interpolation=cv2.INTER_LINEAR)
-
-
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _mean(values: list[float]) -> float | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
 from vq_anomaly_ros.detection import overlay
 from vq_anomaly_ros.detection.model_file import ModelInfo
+from vq_anomaly_ros.outputs import obstacles_message
 from vq_anomaly_ros.replay.bags import NANOSECONDS
 from vq_anomaly_ros.replay.frame_results import FrameResult, FrameRow
 from vq_anomaly_ros.replay.labels import VOID
@@ -18,20 +21,28 @@ _CANDIDATES = 16
 _NEAREST_NS = NANOSECONDS // 2
 _WIDTH = 800
 _QUALITY = 78
+_PICTURES = 8
+_OBJECTS = 5
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One frame of the gallery: its numbers, and its views as JPEG data URIs by name."""
+    """One frame of the gallery.
+
+    row: its numbers; views: JPEG data URIs by name; objects: its largest, as obstacles_json tells
+    them; size: (height, width) in whose pixels their boxes are.
+    """
 
     row: FrameRow
     views: dict[str, str]
+    objects: tuple[dict[str, Any], ...] = ()
+    size: tuple[int, int] = (0, 0)
 
 
 class Gallery:
     """Keep the best frame of each second, and of those the ones with the highest rarity."""
 
-    def __init__(self, info: ModelInfo, pictures: int = 8) -> None:
+    def __init__(self, info: ModelInfo, pictures: int = _PICTURES) -> None:
         """Prepare for at most `pictures` frames of the model `info`."""
         self._info = info
         self._pictures = pictures
@@ -47,15 +58,29 @@ class Gallery:
             if rival.row.rarity < row.rarity:
                 del self._best[key_of_rival]
         if rival is None or rival.row.rarity < row.rarity:
-            self._best[key] = Picture(row, _views(result, painted, self._info))
+            self._best[key] = self._picture(row, result, painted)
+
+    def _picture(self, row: FrameRow, result: FrameResult, painted: np.ndarray) -> Picture:
+        told = obstacles_message(result.detection, self._info, result.stamp_ns, '')
+        return Picture(
+            row,
+            _views(result, painted, self._info),
+            tuple(told['obstacles'][:_OBJECTS]),
+            (told['size'][0], told['size'][1]),
+        )
 
     def chosen(self) -> list[Picture]:
-        """Return the pictures, highest rarity first, at least half a second apart."""
-        chosen: list[Picture] = []
-        for picture in sorted(self._best.values(), key=lambda p: (-p.row.rarity, p.row.stamp_ns)):
-            if all(_apart(picture.row, other.row) for other in chosen):
-                chosen.append(picture)
-        return chosen[: self._pictures]
+        """Return the pictures, see `choose`."""
+        return choose(self._best.values(), self._pictures)
+
+
+def choose(pictures: Iterable[Picture], most: int = _PICTURES) -> list[Picture]:
+    """Return those of the highest rarity, in its order, at least half a second apart."""
+    chosen: list[Picture] = []
+    for picture in sorted(pictures, key=lambda p: (-p.row.rarity, p.row.stamp_ns)):
+        if all(_apart(picture.row, other.row) for other in chosen):
+            chosen.append(picture)
+    return chosen[:most]
 
 
 def _apart(one: FrameRow, other: FrameRow) -> bool:

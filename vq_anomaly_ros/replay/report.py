@@ -1,4 +1,4 @@
-"""From the results of a drive's frames to summary.json, report.html and overlay.webm.
+"""From the results of a drive's frames to summary, frames.json, report.html and overlay.webm.
 
 Whatever made the results: evaluate_bag feeds what it computes, the demo what the node published.
 """
@@ -24,6 +24,7 @@ from vq_anomaly_ros.detection.model_file import ModelFile
 from vq_anomaly_ros.replay import charts
 from vq_anomaly_ros.replay.bags import NANOSECONDS
 from vq_anomaly_ros.replay.conditions import Condition
+from vq_anomaly_ros.replay.drive_record import RECORD, DriveRecord
 from vq_anomaly_ros.replay.frame_results import (
     MOST_RARE,
     DriveStatistics,
@@ -31,7 +32,8 @@ from vq_anomaly_ros.replay.frame_results import (
     FrameResult,
     FrameRow,
 )
-from vq_anomaly_ros.replay.gallery import Gallery, Picture
+from vq_anomaly_ros.replay.frame_series import FRAMES, write_frames
+from vq_anomaly_ros.replay.gallery import Gallery, choose
 from vq_anomaly_ros.replay.video import VideoWriter
 
 SUMMARY = 'summary.json'
@@ -47,7 +49,8 @@ class Run:
     frames a second, for the video; latency: what FrameResult.latency_ms measures; judged_score: see
     DriveStatistics; labelled: whether frames come with labels; settings: name -> value, all that a
     person would have to repeat; counts, latency_ms: what the node says of itself, the latter in
-    place of the frames' own latencies.
+    place of the frames' own latencies; keep_record: whether record/ is written, from which a report
+    over several drives can be made.
     """
 
     title: str
@@ -66,12 +69,13 @@ class Run:
     counts: dict[str, int] = field(default_factory=dict)
     latency_ms: dict[str, float | None] | None = None
     conditions: tuple[Condition, ...] = ()
+    keep_record: bool = False
 
 
 def write_report(
     results: Iterable[FrameResult | DroppedFrame], folder: Path, run: Run
 ) -> dict[str, Any]:
-    """Take in all results and write summary.json, report.html and overlay.webm into `folder`.
+    """Take in all results; write summary.json, frames.json, report.html, overlay.webm to `folder`.
 
     Args:
         results: in the order of the drive; taken in one pass, no frame is kept.
@@ -84,25 +88,50 @@ def write_report(
     Raises:
         LabelError, VideoError, ConditionError: see there.
     """
-    statistics = DriveStatistics(run.model.info.classes, run.judged_score, run.labelled)
+    return write_record(_collected(results, folder, run), folder, run)
+
+
+def _collected(
+    results: Iterable[FrameResult | DroppedFrame], folder: Path, run: Run
+) -> DriveRecord:
+    """Take in all results; the video is written on the way."""
+    record = new_record(run)
     gallery = Gallery(run.model.info)
     with ExitStack() as stack:
         video = stack.enter_context(VideoWriter(folder / VIDEO, run.rate)) if run.video else None
         for result in results:
             if isinstance(result, DroppedFrame):
-                statistics.drop(result)
+                record.statistics.drop(result)
                 continue
-            row = statistics.add(result)
+            row = record.statistics.add(result)
             painted = overlay.overlay(result.frame, result.detection, run.model.info)
             gallery.offer(row, result, painted)
             if video is not None:
                 video.write(painted)
-    summary = summarise(statistics, run)
+    record.pictures = gallery.chosen()
+    return record
+
+
+def new_record(run: Run) -> DriveRecord:
+    """Return an empty record for the results of a run."""
+    return DriveRecord(DriveStatistics(run.model.info.classes, run.judged_score, run.labelled))
+
+
+def write_record(record: DriveRecord, folder: Path, run: Run) -> dict[str, Any]:
+    """Write summary.json, frames.json and report.html into `folder`; return the summary.
+
+    Raises:
+        ConditionError: see there.
+    """
+    summary = summarise(record.statistics, run)
     verdicts = [(condition, condition.met(summary)) for condition in run.conditions]
     summary['failed'] = [str(condition) for condition, met in verdicts if met]
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + '\n')
-    page = render(statistics.rows, gallery.chosen(), summary, run, verdicts)
+    write_frames(record.statistics.rows, folder / FRAMES)
+    page = render(record, summary, run, verdicts)
     (folder / REPORT).write_text(page, encoding='utf-8')
+    if run.keep_record:
+        record.save(folder / RECORD)
     return summary
 
 
@@ -137,8 +166,7 @@ def summarise(statistics: DriveStatistics, run: Run) -> dict[str, Any]:
 
 
 def render(
-    rows: Sequence[FrameRow],
-    pictures: Sequence[Picture],
+    record: DriveRecord,
     summary: dict[str, Any],
     run: Run,
     verdicts: Sequence[tuple[Condition, bool]] = (),
@@ -148,6 +176,7 @@ def render(
     Raises:
         ValueError: there are no rows.
     """
+    rows, pictures = record.statistics.rows, choose(record.pictures)
     if not rows:
         raise ValueError('no frame has a result, so there is nothing to report')
     times = drive_times(rows)
