@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.export import commit, load_task
+from training.export import load_task
+from training.exporting import commit
 from training.judging import (
     Study,
     anomaly_figures,

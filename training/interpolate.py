@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.checkpoints import AtomicCheckpoints
-from training.export import ExportError, load_task, stretched
+from training.export import load_task
+from training.exporting import stretched
+from training.graph import ExportError
 from training.methods.codebook.task import CodebookTask, Config, StreetData
 from training.train import ConfigError, load_start, write_config
 
@@ -65,7 +67,7 @@ def labelled_features(task: CodebookTask, data: StreetData) -> Tensor:
     with torch.inference_mode():
         for one in track(distinct, 'looking at codevectors'):
             example = one.load()
-            picture = torch.from_numpy(stretched(example, config.input_size))[None]
+            picture = torch.from_numpy(stretched(example.image, config.input_size))[None]
             features = task.net.encode(picture)[0]
             labels = F.interpolate(
                 torch.from_numpy(example.labels)[None, None].float(), features.shape[1:]

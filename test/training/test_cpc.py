@@ -176,11 +176,10 @@ def test_one_direction_leaves_rows_that_are_filled_from_below() -> None:
 
 
 def test_filling_goes_ring_by_ring_and_leaves_what_is_known() -> None:
-    scores, known = torch.zeros(1, 1, 5), torch.zeros(1, 5, dtype=torch.bool)
+    scores, known = torch.zeros(1, 1, 5), np.zeros((1, 5), np.bool_)
     scores[0, 0, 0], known[0, 0] = 3.0, True
     assert torch.equal(filled(scores, known), torch.full((1, 1, 5), 3.0))
-    nothing = torch.zeros(1, 5, dtype=torch.bool)
-    assert torch.equal(filled(scores, nothing), scores)
+    assert torch.equal(filled(scores, np.zeros((1, 5), np.bool_)), scores)
 
 
 class TestScorer:

@@ -23,6 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from training import export, parity
 from training.data.street import CAMVID_CLASSES
+from training.methods.codebook import export as codebook_export
 from training.methods.codebook.task import Config
 from training.train import ConfigError, config_from, read_config, train, write_config
 from training.warm_start import codevectors, model_file_weights
@@ -347,11 +348,14 @@ def test_the_use_of_the_codebook_is_in_the_model_file(exported: Path) -> None:
 
 def test_terms_name_the_data_and_outlier_data_what_is_none_of_the_classes() -> None:
     config = dataclasses.replace(SMALL, datasets=('idd_lite/train', 'my_town/train'))
-    info = export.describe(config)
+    info = codebook_export.describe(config)
     assert 'IDD-Lite (research use), my_town (see its own terms), cut-outs' in info.terms
     assert info.outlier_data == ('void labels', 'pasted objects')
     none = dataclasses.replace(config, outlier_objects='', void_labels=False, outlier_textures=0.1)
-    assert export.describe(none).outlier_data == () and 'COCO' not in export.describe(none).terms
+    assert (
+        codebook_export.describe(none).outlier_data == ()
+        and 'COCO' not in codebook_export.describe(none).terms
+    )
 
 
 def test_most_weights_are_stored_as_half_precision(exported: Path) -> None:
@@ -380,14 +384,14 @@ def break_weight(graph: onnx.ModelProto) -> None:
 def test_the_export_fails_when_parity_is_broken(
     run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = export.graph_of
+    whole = codebook_export.graph_of
 
     def broken(*arguments: object) -> onnx.ModelProto:
         graph = whole(*arguments)  # type: ignore[arg-type]
         break_weight(graph)
         return graph
 
-    monkeypatch.setattr(export, 'graph_of', broken)
+    monkeypatch.setattr(codebook_export, 'graph_of', broken)
     out = tmp_path / 'broken.onnx'
     with pytest.raises(parity.ParityError, match=r'openvino: .* (row|labels)'):
         export.export(run, out, data)

@@ -16,7 +16,7 @@ from training.baselines.linear import LinearHead
 from training.baselines.network import BaselineNet, Head
 from training.baselines.protoseg import ProtoHead
 from training.baselines.task import fit
-from training.export import commit
+from training.exporting import commit
 from training.judging import Figures, anomaly_figures, class_miou, kept_figures, run_folder, spread
 from training.methods.codebook.task import Config, read_examples
 from training.train import write_config

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 DIRECTIONS = ('down', 'up', 'right', 'left')
+
+
+def centred(patches: Tensor) -> Tensor:
+    """Patches [B, C, s, s] without their mean light: what is left is structure and contrast."""
+    return patches - patches.mean(dim=(1, 2, 3), keepdim=True)
 
 
 def patch_grid(pictures: Tensor, size: int, stride: int) -> Tensor:
@@ -96,7 +103,8 @@ class CpcNet(nn.Module):
     """Encoder, context and the matrices W of every direction and distance.
 
     skip: rows between context and target that are left out (1 with patches that overlap by half:
-    the next row shares pixels); steps: K, how many rows behind those are predicted.
+    the next row shares pixels); steps: K, how many rows behind those are predicted; centre: patches
+    without their mean light, for pictures whose light says nothing.
     """
 
     def __init__(
@@ -110,9 +118,10 @@ class CpcNet(nn.Module):
         skip: int = 1,
         context: bool = False,
         norm: bool = False,
+        centre: bool = False,
     ) -> None:
         super().__init__()
-        self.patch, self.stride = patch, stride
+        self.patch, self.stride, self.centre = patch, stride, centre
         self.encoder = PatchEncoder(widths, stem_stride, norm)
         dimension = widths[-1]
         self.dimension = dimension
@@ -129,7 +138,8 @@ class CpcNet(nn.Module):
         """Float [B, 3, H, W] -> z, [B, D, rows, columns]."""
         cut = patch_grid(pictures, self.patch, self.stride)
         batch, rows, columns = cut.shape[:3]
-        z = self.encoder(cut.flatten(0, 2))
+        patches = cut.flatten(0, 2)
+        z = self.encoder(centred(patches) if self.centre else patches)
         return z.view(batch, rows, columns, -1).permute(0, 3, 1, 2)
 
     def predictions(self, z: Tensor) -> list[tuple[int, int, Tensor, Tensor]]:
@@ -173,26 +183,39 @@ def patch_scores(losses: Sequence[tuple[str, int, Tensor]], size: tuple[int, int
     """
     batch = losses[0][2].shape[0]
     total = losses[0][2].new_zeros((batch, *size))
-    count = torch.zeros(size, device=total.device, dtype=total.dtype)
+    count = np.zeros(size)
     for direction, distance, loss in losses:
-        grid = F.pad(loss, (0, 0, distance, 0))
-        total = total + turned_back(grid, direction)
-        there = F.pad(torch.ones_like(loss[:1]), (0, 0, distance, 0))
-        count = count + turned_back(there, direction)[0]
-    return filled(total / count.clamp(min=1), count > 0)
+        total = total + turned_back(F.pad(loss, (0, 0, distance, 0)), direction)
+        count += predicted(direction, distance, size)
+    counts = torch.from_numpy(np.maximum(count, 1)).to(total)
+    return filled(total / counts, count > 0)
 
 
-def filled(scores: Tensor, known: Tensor) -> Tensor:
+def predicted(direction: str, distance: int, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which patches of a grid of that size are predicted, bool [rows, columns]."""
+    found = np.zeros(size, np.bool_)
+    turned_ = found.T if direction in ('right', 'left') else found
+    if direction in ('up', 'left'):
+        turned_[: max(0, len(turned_) - distance)] = True
+    else:
+        turned_[distance:] = True
+    return found
+
+
+def filled(scores: Tensor, known: NDArray[np.bool_]) -> Tensor:
     """Scores [B, rows, columns] where `known` (bool [rows, columns]); beside, the mean of known
     neighbours, ring by ring. All stays as it is where nothing is known.
+
+    `known` is no tensor: it follows from the grid alone, so an exported graph has no loop.
     """
-    known = known.clone()
+    kernel = torch.ones(1, 1, 3, 3, device=scores.device, dtype=scores.dtype)
     while not known.all() and known.any():
-        weight = known.to(scores.dtype)[None, None]
-        kernel = torch.ones(1, 1, 3, 3, device=scores.device, dtype=scores.dtype)
+        weight = torch.from_numpy(known.astype(np.float32)).to(scores)[None, None]
         near = F.conv2d(weight, kernel, padding=1)[0, 0]
         mean = F.conv2d((scores * weight[0]).unsqueeze(1), kernel, padding=1)[:, 0]
-        ring = ~known & (near > 0)
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(known, 1), (3, 3))
+        grown = np.asarray(windows.any(axis=(2, 3)), np.bool_)
+        ring = torch.from_numpy(grown & ~known).to(scores.device)
         scores = torch.where(ring, mean / near.clamp(min=1), scores)
-        known = known | ring
+        known = grown
     return scores

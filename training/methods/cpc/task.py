@@ -47,7 +47,10 @@ class Config:
     skip: int = 1
     context: bool = False  # gated PixelCNN over the rows before
     batch_norm: bool = False  # for the check that it cheats
+    centre: bool = False  # patches without their mean light, where light says nothing
     negatives: int = 16  # drawn with replacement from the patches of the batch
+    bank_pictures: int = 100  # whose patches are the bank at test, evenly chosen; 0 = all
+    bank_centres: int = 512  # that the bank is condensed to
 
     epochs: int = 300
     batch_size: int = 8
@@ -156,6 +159,7 @@ class CpcTask(lightning.LightningModule):
             config.skip,
             config.context,
             config.batch_norm,
+            config.centre,
         )
 
     def on_train_batch_start(self, batch: Tensor, index: int) -> None:

@@ -1,0 +1,119 @@
+"""A CPC run becomes a model file that detector and benchmark run like any other."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from training import benchmark, export
+from training.methods.cpc.task import Config
+from training.train import train
+from vq_anomaly_ros.detection import model_file
+from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
+from vq_anomaly_ros.detection.engines import open_engine
+from vq_anomaly_ros.images import Frame
+
+SMALL = Config(
+    name='watch',
+    datasets=('product',),
+    input_size=(64, 96),
+    crop=(48, 48),
+    patch=16,
+    stride=8,
+    widths=(4, 6),
+    steps=2,
+    epochs=1,
+    batch_size=3,
+    bank_centres=16,
+    centre=True,
+    precision='32-true',
+    workers=0,
+)
+
+
+def picture(number: int) -> np.ndarray:
+    blocks = np.random.default_rng(number).integers(0, 256, (8, 12), dtype=np.uint8)
+    return blocks.repeat(8, 0).repeat(8, 1)
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A category: six pictures to train on, two good and two defective ones to judge."""
+    root = tmp_path_factory.mktemp('data')
+    for part in ('train/good', 'test/good', 'test/hole', 'ground_truth/hole'):
+        (root / 'product' / part).mkdir(parents=True)
+    for number in range(6):
+        cv2.imwrite(str(root / f'product/train/good/{number}.png'), picture(number))
+    mask = np.zeros((64, 96), np.uint8)
+    mask[16:40, 32:64] = 255
+    for number in (10, 11):
+        cv2.imwrite(str(root / f'product/test/good/{number}.png'), picture(number))
+        holed = np.where(mask > 0, np.uint8(0), picture(number))
+        cv2.imwrite(str(root / f'product/test/hole/{number}.png'), holed)
+        cv2.imwrite(str(root / f'product/ground_truth/hole/{number}_mask.png'), mask)
+    return root
+
+
+@pytest.fixture(scope='module')
+def exported(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp('run')
+    train(SMALL, root, folder / 'run', progress=False)
+    return export.export(folder / 'run', folder / 'watch.onnx', root).path
+
+
+def test_the_model_file_says_what_it_is(exported: Path) -> None:
+    info = model_file.read(exported).info
+    assert (info.method, info.classes, info.stride) == ('cpc', (), 8)
+    assert info.training_data == ('product',) and info.outlier_data == ()
+    assert info.score_range[0] == 0.0 and 'in 16 centres' in info.score_kind
+    assert f'against {6 * 7 * 11} normal ones' in info.score_kind
+    assert set(info.parity) == {'openvino', 'onnxruntime'}
+
+
+def test_the_detector_runs_it_without_classes(exported: Path) -> None:
+    with Detector(DetectorConfig(exported, output_size='camera')) as detector:
+        colour = cv2.cvtColor(picture(3), cv2.COLOR_GRAY2BGR)
+        (found,) = detector.detect([Frame(colour, 'bgr')])
+    assert found.labels is None and found.score.shape == (64, 96)
+    assert found.score.min() >= 0.0 and found.score.max() <= 1.0
+
+
+@pytest.mark.parametrize('runtime', ['openvino', 'onnxruntime'])
+def test_scores_are_the_same_again_and_in_any_company(exported: Path, runtime: str) -> None:
+    model = model_file.read(exported)
+    engine = open_engine(model, runtime, ['score'])
+    pictures = np.stack([np.repeat(picture(n)[..., None], 3, -1) for n in range(4)])
+
+    def scores(chosen: np.ndarray) -> np.ndarray:
+        engine.input_buffer(len(chosen))[:] = chosen
+        return engine.infer(len(chosen))['score'].copy()
+
+    try:
+        alone = scores(pictures[:1])
+        assert np.array_equal(alone, scores(pictures[:1]))
+        beside_others = scores(pictures)[0]
+        np.testing.assert_allclose(beside_others, alone[0], atol=1e-5)
+        np.testing.assert_allclose(scores(pictures[::-1])[3], alone[0], atol=1e-5)
+    finally:
+        engine.close()
+
+
+def test_the_benchmark_judges_it_as_industrial(exported: Path, root: Path, tmp_path: Path) -> None:
+    rows = tmp_path / 'rows.json'
+    command = ['--model', str(exported), '--data', f'{root / "product"}:industrial']
+    assert benchmark.main([*command, '--json', str(rows)]) == 0
+    (row,) = json.loads(rows.read_text())
+    assert row['provenance']['method'] == 'cpc' and row['images'] == 4
+    assert set(row['metrics']) >= {'image_auroc', 'pixel_auroc', 'pro'}
+
+
+def test_a_bank_of_fewer_pictures_is_smaller(root: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(SMALL, bank_pictures=2, bank_centres=10_000)
+    train(config, root, tmp_path / 'run', progress=False)
+    info = export.export(tmp_path / 'run', tmp_path / 'small.onnx', root).info
+    assert f'against {2 * 7 * 11} normal ones in {2 * 7 * 11} centres' in info.score_kind

@@ -1,0 +1,139 @@
+"""What the export of every method needs: its parts, a run's weights, provenance and terms."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from training.graph import ExportError
+from vq_anomaly_ros.detection.engines import open_engine
+from vq_anomaly_ros.detection.model_file import ModelFile, ModelInfo
+
+Image = NDArray[np.uint8]
+Outputs = Mapping[str, NDArray[Any]]
+
+_PARITY_PICTURES = 24
+# Terms of the data that weights inherit, by the first parts of a data set's name.
+_TERMS = {
+    'camvid': 'CamVid (CC BY-NC, via the SegNet copy)',
+    'idd_lite': 'IDD-Lite (research use)',
+    'cityscapes': 'Cityscapes (non-commercial)',
+    'industrial/screw': 'MVTec-AD screw (CC BY-NC-SA 4.0)',
+    'industrial/magnetic_tile': 'magnetic tile defects (Huang et al. 2018, research use)',
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A trained run as the parts of a model file, still without calibration, parity and hash.
+
+    pictures: uint8 RGB [n, h, w, 3] at the input size, for the gate of parity; network: all outputs
+    of the trained network by name, of such pictures; normal_scores: raw scores of normal positions
+    that the draft of the model file gives, for its calibration; facts: further fields of ModelInfo,
+    asked for after all `normal_scores` are through.
+    """
+
+    info: ModelInfo
+    graph: onnx.ModelProto
+    pictures: Image
+    network: Callable[[Image], Outputs]
+    normal_scores: Callable[[ModelFile], Iterator[NDArray[np.float32]]]
+    facts: Callable[[], dict[str, Any]] = dict
+
+
+def require_checkpoint(run: Path) -> Path:
+    """The last checkpoint of a run; ExportError where it has none."""
+    checkpoint = run / 'last.ckpt'
+    if not checkpoint.exists():
+        raise ExportError(f'{run}: no last.ckpt in it; train first or name the folder of a run')
+    return checkpoint
+
+
+def trained_state(run: Path) -> dict[str, Any]:
+    """The weights of a run's last checkpoint; ExportError where it has none."""
+    checkpoint = require_checkpoint(run)
+    state: dict[str, Any] = torch.load(checkpoint, map_location='cpu', weights_only=False)
+    return dict(state['state_dict'])
+
+
+def parity_choice(count: int) -> range:
+    """Which of `count` pictures the gate of parity sees: at most about two dozen, evenly taken."""
+    return range(0, count, max(1, count // _PARITY_PICTURES))
+
+
+def stretched(picture: Image, size: Sequence[int]) -> Image:
+    """A picture uint8 [H, W, 3] at the input size (h, w), as on the vehicle."""
+    height, width = (int(side) for side in size)
+    return np.asarray(
+        cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8
+    )
+
+
+def run_network(net: nn.Module, pictures: Image, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Outputs of a network by name, one picture at a time."""
+    parts = []
+    with torch.inference_mode():
+        for picture in pictures:
+            found = net(torch.from_numpy(picture[None]))
+            found = found if isinstance(found, (tuple, list)) else (found,)
+            parts.append([output.numpy() for output in found])
+    return {
+        name: np.concatenate([part[index] for part in parts]) for index, name in enumerate(names)
+    }
+
+
+def run_model(
+    model: ModelFile, pictures: Iterator[Image] | Sequence[Image], names: Sequence[str]
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Outputs of a model file for each picture uint8 RGB [h, w, 3] at its input size.
+
+    The arrays belong to the engine and are valid until the next picture.
+    """
+    engine = open_engine(model, 'openvino', list(names))
+    try:
+        for picture in pictures:
+            engine.input_buffer(1)[0] = picture
+            yield {name: found[0] for name, found in engine.infer(1).items()}
+    finally:
+        engine.close()
+
+
+def terms(datasets: Sequence[str], outliers: Sequence[str] = ()) -> str:
+    """What the weights of a run inherit from the data sets, named as in its configuration."""
+    known = [_terms_of(name) for name in datasets] + list(outliers)
+    return (
+        'Research and non-commercial use: the weights were trained on '
+        f'{", ".join(dict.fromkeys(known))}, and inherit their terms.'
+    )
+
+
+def _terms_of(name: str) -> str:
+    folder = name.split('/')[0]
+    return _TERMS.get(name) or _TERMS.get(folder) or f'{folder} (see its own terms)'
+
+
+def commit() -> str:
+    """The commit that the exporter ran from, with '+' behind where files were changed."""
+    folder = Path(__file__).parent
+    try:
+        head = subprocess.run(
+            ['git', 'rev-parse', '--short=12', 'HEAD'],
+            cwd=folder, capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+        changed = subprocess.run(
+            ['git', 'status', '--porcelain', '--untracked-files=no'],
+            cwd=folder, capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return 'unknown'
+    return head + ('+' if changed else '')

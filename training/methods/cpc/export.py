@@ -1,0 +1,112 @@
+"""A trained CPC run as the parts of a model file: the bank of normal patches is in the graph."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+
+from training.exporting import (
+    Exported,
+    Image,
+    commit,
+    parity_choice,
+    run_model,
+    run_network,
+    terms,
+    trained_state,
+)
+from training.graph import to_onnx, with_half_weights
+from training.methods.cpc.scorer import MAP_STRIDE, CpcScorer, condensed, patches_of
+from training.methods.cpc.task import Config, CpcTask, read_pictures
+from vq_anomaly_ros.detection.model_file import ModelFile, ModelInfo
+
+OUTPUTS = ('score',)
+# The score ends at so many times the highest loss of a patch of the bank's pictures.
+_HEADROOM = 4.0
+
+
+def load_task(run: Path, config: Config) -> CpcTask:
+    """A run's trained task in evaluation mode; ExportError where it has no checkpoint."""
+    task = CpcTask(config)
+    task.load_state_dict(trained_state(run))
+    return task.eval()
+
+
+def scorer_of(task: CpcTask, pictures: Sequence[Image]) -> CpcScorer:
+    """The scorer of a trained network with the bank of `pictures`, uint8 RGB [h, w, 3] each."""
+    config = task.config
+    every = max(1, round(len(pictures) / config.bank_pictures)) if config.bank_pictures else 1
+    chosen = pictures[::every]
+    bank = patches_of(task.net, track(chosen, 'collecting the bank'))
+    centres, log_counts = condensed(bank, config.bank_centres, config.seed)
+    scorer = CpcScorer(task.net, centres, log_counts, config.negatives, most=float('inf')).eval()
+    with torch.inference_mode():
+        highest = max(
+            float(scorer.patch_losses(torch.from_numpy(picture)[None]).max()) for picture in chosen
+        )
+    scorer.most = round(max(1.0, _HEADROOM * highest), 3)
+    return scorer
+
+
+def describe(config: Config, scorer: CpcScorer) -> ModelInfo:
+    """The metadata of a CPC model, still without calibration, parity and hash."""
+    height, width = (int(side) for side in config.input_size)
+    patches = int(scorer.log_counts.exp().sum().round())
+    return ModelInfo(
+        name=config.name,
+        method='cpc',
+        classes=(),
+        palette=(),
+        input_size=(height, width),
+        stride=MAP_STRIDE,
+        score_kind=(
+            f'InfoNCE loss of patches of {config.patch} against {patches} normal ones in '
+            f'{len(scorer.centres)} centres'
+        ),
+        score_range=(0.0, scorer.most),
+        codevectors_per_class=0,
+        calibration=None,
+        training_data=tuple(config.datasets),
+        outlier_data=(),
+        terms=terms(config.datasets),
+        commit=commit(),
+        weights_sha256='0' * 64,
+        parity={},
+        created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+    )
+
+
+def graph_of(scorer: CpcScorer, config: Config) -> onnx.ModelProto:
+    """The ONNX graph of a scorer, large weights stored as fp16."""
+    height, width = (int(side) for side in config.input_size)
+    picture = torch.zeros((2, height, width, 3), dtype=torch.uint8)
+    return with_half_weights(to_onnx(scorer, picture, OUTPUTS))
+
+
+def normal_scores(pictures: Sequence[Image], model: ModelFile) -> Iterator[NDArray[np.float32]]:
+    """Raw scores of the training pictures, maps [h / 8, w / 8]."""
+    shown = track(pictures, description='calibrating')
+    for outputs in run_model(model, iter(shown), ['score']):
+        yield outputs['score']
+
+
+def exported(run: Path, config: Config, data: Path) -> Exported:
+    """The parts of a run's model file; `data`: folder of the data sets."""
+    task = load_task(run, config)
+    pictures = list(read_pictures(config, data))
+    scorer = scorer_of(task, pictures)
+    return Exported(
+        info=describe(config, scorer),
+        graph=graph_of(scorer, config),
+        pictures=np.stack([pictures[index] for index in parity_choice(len(pictures))]),
+        network=partial(run_network, scorer, names=OUTPUTS),
+        normal_scores=partial(normal_scores, pictures),
+    )
