@@ -36,6 +36,7 @@ setup(
     entry_points={
         'console_scripts': [
             'build_engine = vq_anomaly_ros.replay.build_engine:main',
+            'calibrate = vq_anomaly_ros.replay.calibrate:main',
             'anomaly_detector = vq_anomaly_ros.node.detector_node:main',
             'play_bag = vq_anomaly_ros.node.player:main',
             'measure_transport = vq_anomaly_ros.node.transport:main',

@@ -18,8 +18,8 @@ PARTS = (
     'models', 'LICENSE',
 )  # fmt: skip
 EXECUTABLES = {
-    'anomaly_detector', 'build_engine', 'drive_cameras', 'evaluate_bag', 'faults', 'images_to_bag',
-    'measure_transport', 'play_bag', 'record_bag', 'sample_drive',
+    'anomaly_detector', 'build_engine', 'calibrate', 'drive_cameras', 'evaluate_bag', 'faults',
+    'images_to_bag', 'measure_transport', 'play_bag', 'record_bag', 'sample_drive',
 }  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_launch_files_settings_models_and_templates_are_installed(installed: Pat
 
 @pytest.mark.parametrize(
     'name',
-    ['drive_cameras', 'evaluate_bag', 'images_to_bag', 'measure_transport', 'sample_drive'],
+    ['calibrate', 'drive_cameras', 'evaluate_bag', 'images_to_bag', 'measure_transport'],
 )
 def test_an_installed_command_tells_its_use(installed: Path, name: str) -> None:
     script = (

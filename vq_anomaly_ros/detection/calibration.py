@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -75,11 +75,10 @@ class Calibration:
         scores: float arrays of any shape within score_range (ModelInfo.score_range), which is
         divided into 2^18 bins; date: ISO date, today where it is empty. Raises CalibrationError.
         """
-        edges = np.linspace(*score_range, _BINS + 1)
-        counts = np.zeros(_BINS, np.int64)
+        histogram = ScoreHistogram(score_range, source)
         for values in scores:
-            counts += _histogram(values, score_range, source)
-        return cls.from_histogram(counts, edges, source, model_sha256, date)
+            histogram.add(values)
+        return histogram.table(model_sha256, date)
 
     @classmethod
     def from_histogram(
@@ -137,6 +136,18 @@ class Calibration:
         """Hash of all fields, to tell one calibration from another in reports."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
+    def with_fewer_above(self, kept: np.ndarray) -> Calibration:
+        """The table as it is if only a part of the pixels above each point count as normal.
+
+        kept: float64 [Q], that part for every point of `raw`, 0..1. The tail ends where none is
+        left, or where the shares would not rise any more.
+        """
+        above = np.minimum.accumulate((1 - self.probability) * kept)
+        chosen = np.flatnonzero(above[:-1] > 0)
+        chosen = chosen[np.concatenate([[True], np.diff(above[chosen]) < 0])]
+        raw = np.append(self.raw[chosen], self.raw[-1])
+        return replace(self, raw=raw, probability=np.append(1 - above[chosen], 1.0))
+
     @property
     def smallest_fpr(self) -> float:
         """The lowest false-positive rate that pixels of the calibration stand behind."""
@@ -156,6 +167,30 @@ class Calibration:
         """Raw score above which the calibrated one exceeds 1 - target_fpr (up to rounding)."""
         check_target_fpr(target_fpr)
         return float(np.interp(1 - target_fpr, self.probability, self.raw.astype(np.float64)))
+
+
+class ScoreHistogram:
+    """Exact counts of raw scores in 2^18 bins, from which a Calibration is made; bounded memory."""
+
+    def __init__(self, score_range: tuple[float, float], source: str) -> None:
+        """Prepare for scores within score_range (ModelInfo.score_range) of `source`, a name."""
+        self.score_range = score_range
+        self.source = source
+        self.counts = np.zeros(_BINS, np.int64)
+
+    @property
+    def pixels(self) -> int:
+        """How many scores were counted."""
+        return int(self.counts.sum())
+
+    def add(self, values: np.ndarray) -> None:
+        """Count raw scores, floats of any shape; CalibrationError for those outside the range."""
+        self.counts += _histogram(values, self.score_range, self.source)
+
+    def table(self, model_sha256: str = '', date: str = '') -> Calibration:
+        """The calibration of what was counted; see Calibration.from_histogram."""
+        edges = np.linspace(*self.score_range, _BINS + 1)
+        return Calibration.from_histogram(self.counts, edges, self.source, model_sha256, date)
 
 
 def rarity(score: np.ndarray) -> np.ndarray:

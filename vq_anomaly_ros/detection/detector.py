@@ -11,8 +11,9 @@ from typing import Literal, get_args
 import cv2
 import numpy as np
 
-from vq_anomaly_ros.detection import model_file
+from vq_anomaly_ros.detection import calibration_file, model_file
 from vq_anomaly_ros.detection.calibration import Calibration, check_target_fpr
+from vq_anomaly_ros.detection.calibration_file import CalibrationFile
 from vq_anomaly_ros.detection.engines import Engine, EngineError, open_cpu_engine, open_engine
 from vq_anomaly_ros.detection.engines.build import BuildCancelledError
 from vq_anomaly_ros.detection.engines.gpu_options import GpuOptions
@@ -34,7 +35,8 @@ class DetectorConfig:
     where the model has them; label_upsampling: labels of the camera's size are those of the score
     map ('nearest', cheap) or the argmax of bilinearly upsampled class scores ('bilinear', smooth
     edges, as in evaluation); min_obstacle_area: smallest share of a picture, 0..1, that is told as
-    an obstacle; gpu: how TensorRT builds and runs, where it is the backend.
+    an obstacle; gpu: how TensorRT builds and runs, where it is the backend; calibration: path of a
+    file that `calibrate` wrote for this model, None for the table inside the model.
     """
 
     model: Path
@@ -47,6 +49,7 @@ class DetectorConfig:
     label_upsampling: LabelUpsampling = 'nearest'
     min_obstacle_area: float = 5e-4
     gpu: GpuOptions | None = None
+    calibration: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,13 @@ class Detector:
     model: ModelFile
     engine: Engine
     calibration: Calibration
+    calibration_file: CalibrationFile | None
 
     def __init__(self, config: DetectorConfig) -> None:
-        """Read the model and open an engine; raises ModelFileError, EngineError, ValueError."""
+        """Read the model and open an engine; raises ModelFileError, EngineError, ValueError.
+
+        CalibrationError, a ValueError, for a calibration file that is none of this model.
+        """
         if config.label_upsampling not in get_args(LabelUpsampling):
             raise ValueError(
                 f'the label upsampling {config.label_upsampling!r} is unknown: '
@@ -93,7 +100,8 @@ class Detector:
         self.min_obstacle_area = config.min_obstacle_area
         self.model = model_file.read(config.model)
         self.info = self.model.info
-        self.calibration = _calibration_of(self.model)
+        self.calibration_file = _calibration_file_of(self.model, config)
+        self.calibration = _calibration_of(self.model, self.calibration_file)
         outputs = _outputs_of(self.info, config)
         self.engine = open_engine(self.model, config.backend, outputs, config.threads, config.gpu)
         self._scratch = np.empty((*self.info.input_size, 3), np.uint8)
@@ -255,7 +263,17 @@ def _outputs_of(info: ModelInfo, config: DetectorConfig) -> list[str]:
     return wanted
 
 
-def _calibration_of(model: ModelFile) -> Calibration:
+def _calibration_file_of(model: ModelFile, config: DetectorConfig) -> CalibrationFile | None:
+    if config.calibration is None:
+        return None
+    file = calibration_file.read(config.calibration)
+    file.check_model(model.info, str(config.calibration))
+    return file
+
+
+def _calibration_of(model: ModelFile, file: CalibrationFile | None) -> Calibration:
+    if file is not None:
+        return file.overall
     if model.info.calibration is None:
         raise ModelFileError(
             f'{model.path}: the model has no calibration table, so its scores have no scale; '

@@ -235,6 +235,12 @@ class Settings:
         'states.',
         choices=('32FC1', 'mono16', 'mono8'),
     )
+    calibration: str = _parameter(
+        '',
+        Changes.UNCONFIGURED,
+        "File that `calibrate` wrote for this model; '' for the model's own table, that of its "
+        'training set.',
+    )
     min_obstacle_area: float = _parameter(
         5e-4,
         Changes.AT_RUN_TIME,

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -176,6 +177,7 @@ def _config(settings: Settings, gpu: GpuOptions) -> DetectorConfig:
         label_upsampling=cast(LabelUpsampling, settings.label_upsampling),
         min_obstacle_area=settings.min_obstacle_area,
         gpu=gpu,
+        calibration=Path(settings.calibration) if settings.calibration else None,
     )
 
 

@@ -44,14 +44,13 @@ from vq_anomaly_ros.replay.files import OutputError, staged
 from vq_anomaly_ros.replay.frame_results import DriveStatistics, DroppedFrame, FrameResult
 from vq_anomaly_ros.replay.interruption import interruptible
 from vq_anomaly_ros.replay.labels import LabelError, LabelFolder
+from vq_anomaly_ros.replay.options import threads
 from vq_anomaly_ros.replay.progress import progress_bar
 from vq_anomaly_ros.replay.rerun_recording import RerunError, RerunRecording
 from vq_anomaly_ros.replay.topic_choice import ask_for_topic
 from vq_anomaly_ros.replay.video import VideoError
 
 OUTPUT = 'output'
-# As the node's parameter.
-_MOST_THREADS = 256
 # What a person can mend: told in one sentence, without a traceback.
 EXPECTED_ERRORS = (
     BagError,
@@ -90,6 +89,7 @@ class EvaluationConfig:
     storage: Storage = 'mcap'
     bag_version: BagVersion = 9
     rerun: Path | None = None
+    calibration: Path | None = None
 
 
 def evaluate(config: EvaluationConfig, console: Console | None = None) -> dict[str, Any]:
@@ -125,6 +125,7 @@ def _detector_config(config: EvaluationConfig) -> DetectorConfig:
         output_size=config.output_size,
         target_fpr=config.target_fpr,
         threads=config.threads,
+        calibration=config.calibration,
     )
 
 
@@ -146,6 +147,7 @@ def _run(config: EvaluationConfig, topics: dict[Path, str], detector: Detector) 
         'output_size': config.output_size,
         'threads': config.threads,
         'labels': config.labels.name if config.labels else None,
+        'calibration': config.calibration.name if config.calibration else None,
     }
     return report.Run(
         title=f'Anomalies in {", ".join(names)}',
@@ -320,15 +322,8 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         storage=options.storage,
         bag_version=options.bag_version,
         rerun=options.rerun,
+        calibration=options.calibration,
     )
-
-
-def _threads(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= _MOST_THREADS):
-        raise argparse.ArgumentTypeError(
-            f'{text!r} is no number of threads; give 0 to {_MOST_THREADS}'
-        )
-    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -342,7 +337,8 @@ def _parser() -> argparse.ArgumentParser:
     add('--backend', default='auto', help='tensorrt, openvino, onnxruntime or auto')
     add('--output-size', choices=('network', 'camera'), default='camera', help='of the images out')
     add('--target-fpr', type=float, default=1e-3, help='share of normal pixels in the mask')
-    add('--threads', type=_threads, default=0, help='0 leaves it to the runtime')
+    add('--calibration', type=Path, help="file of `calibrate`; without one, the model's own table")
+    add('--threads', type=threads, default=0, help='0 leaves it to the runtime')
     add_bag_options(parser)
     add('--rerun', type=Path, metavar='OUT.rrd', help='also write a recording for the rerun viewer')
     add('--no-video', action='store_true', help='write no overlay.webm')

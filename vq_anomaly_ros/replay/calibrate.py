@@ -1,0 +1,186 @@
+"""calibrate: how a model scores uneventful drives, as a file that gives its alarms a known rate.
+
+Takes no labels. Nothing out of the ordinary should be seen on the drives; where that is not sure,
+--polluted bounds what the frames with something else can do. Exit code: 0 written, 2 wrong usage or
+input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from vq_anomaly_ros.detection.calibration import CalibrationError, check_target_fpr
+from vq_anomaly_ros.detection.calibration_file import CalibrationFile
+from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
+from vq_anomaly_ros.detection.engines import EngineError
+from vq_anomaly_ros.detection.model_file import ModelFileError, find_model
+from vq_anomaly_ros.images import Frame, ImageError, as_frame
+from vq_anomaly_ros.replay import bags
+from vq_anomaly_ros.replay.bags import BagError
+from vq_anomaly_ros.replay.files import OutputError, write_text
+from vq_anomaly_ros.replay.interruption import interruptible
+from vq_anomaly_ros.replay.normal_scores import PIXEL_TARGETS, DriveScores, fit
+from vq_anomaly_ros.replay.options import threads
+from vq_anomaly_ros.replay.progress import progress_bar
+from vq_anomaly_ros.replay.topic_choice import ask_for_topic
+
+EXPECTED_ERRORS = (BagError, CalibrationError, EngineError, ModelFileError, OutputError)
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """What to calibrate on and how.
+
+    bags: at least one; model: path of the model file; topic: the image topic, None for the only
+    one; polluted: see normal_scores.fit; target_fpr: rates a pixel whose realised values are told;
+    the others as in DetectorConfig.
+    """
+
+    bags: tuple[Path, ...]
+    model: Path
+    topic: str | None = None
+    polluted: float = 0.0
+    target_fpr: tuple[float, ...] = PIXEL_TARGETS
+    backend: str = 'auto'
+    threads: int = 0
+
+
+def calibrate(config: CalibrateConfig, console: Console | None = None) -> CalibrationFile:
+    """Run a model over drives and sum up what it scores; writes nothing.
+
+    Raises:
+        One of EXPECTED_ERRORS.
+    """
+    topics = [(bag, bags.choose_topic(bag, config.topic)) for bag in config.bags]
+    total = sum(bags.image_topics(bag)[topic][1] for bag, topic in topics)
+    with Detector(_detector_config(config)) as detector, progress_bar(console) as progress:
+        task = progress.add_task('calibrating', total=total)
+        drives = [
+            drive_scores(
+                progress.track(_frames(bag, topic), task_id=task), detector, bag.name, topic
+            )
+            for bag, topic in topics
+        ]
+        return fit(drives, detector.info, config.polluted, config.target_fpr)
+
+
+def drive_scores(
+    frames: Iterable[Frame | None], detector: Detector, name: str, topic: str
+) -> DriveScores:
+    """The scores of one drive; name: of the bag; frames that are None could not be read."""
+    drive = DriveScores(detector.info, name, topic)
+    for frame in frames:
+        if frame is not None:
+            (detection,) = detector.detect([frame])
+            drive.add(detection.raw_score, detection.labels)
+    return drive
+
+
+def _detector_config(config: CalibrateConfig) -> DetectorConfig:
+    return DetectorConfig(
+        model=config.model,
+        backend=config.backend,
+        threads=config.threads,
+        output_size='network',
+        min_obstacle_area=1.0,
+    )
+
+
+def _frames(bag: Path, topic: str) -> Iterator[Frame | None]:
+    """The frames of a drive, None for what is no picture."""
+    for _, _, message in bags.read_images(bag, topic):
+        try:
+            yield as_frame(message)
+        except ImageError as error:
+            print(f'calibrate: {bag}: a frame is left out: {error}', file=sys.stderr)
+            yield None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; see --help. Returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        with interruptible():
+            config = _config(options)
+            file = calibrate(config, Console(stderr=True))
+            write_text(options.out, file.to_json())
+    except EXPECTED_ERRORS as error:
+        print(f'calibrate: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('calibrate: interrupted; nothing was written', file=sys.stderr)
+        return 130
+    _tell(file, options.out)
+    return 0
+
+
+def _tell(file: CalibrationFile, out: Path) -> None:
+    bag_names = ', '.join(bag.name for bag in file.bags)
+    print(f'{file.frames} frames, {file.overall.pixels} pixels of {bag_names}')
+    print('rate of false alarms   asked for   held out   95 % of such drives')
+    for rate in file.realised:
+        print(
+            f'a {rate.per:<19}  {rate.target:<9.2g}   {rate.rate:<8.2g}   '
+            f'{rate.low:.2g} to {rate.high:.2g}'
+        )
+    print(f'calibration  {out}')
+
+
+def _config(options: argparse.Namespace) -> CalibrateConfig:
+    asked = tuple(check_target_fpr(target) for target in options.target_fpr)
+    return CalibrateConfig(
+        bags=tuple(options.bag),
+        model=find_model(options.model),
+        topic=ask_for_topic(options.bag[0], options.topic),
+        polluted=options.polluted,
+        target_fpr=tuple(sorted({*PIXEL_TARGETS, *asked}, reverse=True)),
+        backend=options.backend,
+        threads=options.threads,
+    )
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 0.5:
+        raise argparse.ArgumentTypeError(f'{text!r} is no share of the frames; give 0 to 0.5')
+    return share
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser('calibrate', description=__doc__)
+    add = parser.add_argument
+    add('bag', nargs='+', type=Path, help='bag folder, or a single .mcap or .db3 file')
+    add('--model', default='street', help='path of a model file or name of a shipped one')
+    add('--out', type=Path, required=True, metavar='FILE', help='the calibration, a JSON file')
+    add('--topic', help='image topic; may be left out where a bag has one only')
+    add(
+        '--polluted',
+        type=_share,
+        default=0.0,
+        metavar='SHARE',
+        help='of the frames that may hold something out of the ordinary, such as 0.01',
+    )
+    add(
+        '--target-fpr',
+        type=float,
+        action='append',
+        default=[],
+        metavar='RATE',
+        help='also tell what comes out for this rate a pixel; may be repeated',
+    )
+    add('--backend', default='auto', help='tensorrt, openvino, onnxruntime or auto')
+    add('--threads', type=threads, default=0, help='0 leaves it to the runtime')
+    return parser
+
+
+if __name__ == '__main__':
+    sys.exit(main())
