@@ -8,22 +8,14 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import asdict, dataclass
-from enum import IntEnum
 from typing import NamedTuple
 
 import numpy as np
 
+from vq_anomaly_ros.detection.levels import Hysteresis, Judgement, Level
 from vq_anomaly_ros.node.latest_frames import Counts
 
 WINDOW = 10.0
-
-
-class Level(IntEnum):
-    """The levels of diagnostic_msgs/DiagnosticStatus."""
-
-    OK = 0
-    WARN = 1
-    ERROR = 2
 
 
 class Percentiles(NamedTuple):
@@ -116,13 +108,6 @@ class Limits:
     superseded: float = 0.5
 
 
-class Judgement(NamedTuple):
-    """A level and the sentence that goes with it."""
-
-    level: Level
-    message: str
-
-
 def judge(recent: Recent, silence: float, limits: Limits) -> Judgement:
     """Judge a camera by its recent counts and by how long it was silent (seconds)."""
     if recent.failed:
@@ -135,27 +120,6 @@ def judge(recent: Recent, silence: float, limits: Limits) -> Judgement:
         share = recent.superseded / recent.received
         return Judgement(Level.WARN, f'{share:.0%} of the frames superseded, the detector is slow')
     return Judgement(Level.OK, 'running')
-
-
-class Hysteresis:
-    """A level that rises at once and falls only after several better judgements in a row."""
-
-    def __init__(self, calm: int = 3) -> None:
-        """Start at OK; `calm` is the number of better judgements that lower the level."""
-        self._calm = calm
-        self._better = 0
-        self._current = Judgement(Level.OK, 'running')
-
-    def update(self, judgement: Judgement) -> Judgement:
-        """Take the newest judgement; return the one to report."""
-        if judgement.level >= self._current.level:
-            self._current, self._better = judgement, 0
-            return judgement
-        self._better += 1
-        if self._better >= self._calm:
-            self._current, self._better = judgement, 0
-            return judgement
-        return Judgement(self._current.level, f'recovering: {self._current.message}')
 
 
 class Throttle:
