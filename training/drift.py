@@ -17,7 +17,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import numpy as np
 from rich.console import Console
 
 from training.card import CardError, with_table
+from training.data.folders import FolderError
 from training.drift_drives import DRIVES, RATE_HZ, Drive, DriveError, SignsOnDisk
 from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
 from vq_anomaly_ros.detection.drift import Baseline, DriftMonitor, Learner
@@ -49,20 +50,23 @@ _TABLE = 'drift'
 Figures = dict[str, Any]
 
 
+def stamped(signs: Iterable[FrameSigns]) -> Iterator[tuple[int, FrameSigns]]:
+    """Consecutive frames with the stamps, ns, that they have at RATE_HZ."""
+    return ((place * _STEP_NS, one) for place, one in enumerate(signs))
+
+
 def baseline_of(signs: Sequence[FrameSigns]) -> Baseline:
     """The baseline of consecutive frames at RATE_HZ."""
     learner = Learner()
-    for place, one in enumerate(signs):
-        learner.add(place * _STEP_NS, one)
-    learner.end_drive()
+    learner.add_drive(stamped(signs))
     return learner.baseline()
 
 
 def levels(baseline: Baseline, signs: Sequence[FrameSigns]) -> Iterator[tuple[Level, list[str]]]:
     """The level frame by frame, and the statistics that left their limits."""
     monitor = DriftMonitor(baseline)
-    for place, one in enumerate(signs):
-        state = monitor.update(place * _STEP_NS, one)
+    for stamp_ns, one in stamped(signs):
+        state = monitor.update(stamp_ns, one)
         told = [name for name, figure in state.figures.items() if figure.level is not Level.OK]
         yield state.judgement.level, told + [FROZEN] * monitor.is_frozen
 
@@ -98,7 +102,7 @@ def rate_factor(baseline: Baseline, signs: Sequence[FrameSigns]) -> float:
 
 
 def study(data: Path, kept: SignsOnDisk, console: Console | None = None) -> Figures:
-    """All cases of all drives; raises DriveError, EngineError."""
+    """All cases of all drives; raises DriveError, FolderError, EngineError."""
     faults: list[Figures] = []
     uneventful: list[Figures] = []
     signs: dict[str, list[FrameSigns]] = {}
@@ -228,20 +232,23 @@ def cost(detector: Detector, picture: np.ndarray, repeats: int = 300) -> Figures
     signs = frame_signs(frame, detection, detector.info, edges)
     noise = np.random.default_rng(0)
     others = [
-        frame_signs(Frame(noise.integers(0, 255, picture.shape, np.uint8), 'bgr'), *rest)
-        for rest in [(detection, detector.info, edges)] * 12
+        frame_signs(
+            Frame(noise.integers(0, 255, picture.shape, np.uint8), 'bgr'),
+            detection,
+            detector.info,
+            edges,
+        )
+        for _ in range(12)
     ]
     monitor = DriftMonitor(baseline_of(others))
-    moments = itertools.count()
+    endless = stamped(itertools.cycle(others))
     return {
         'picture': list(picture.shape[:2]),
         'detector_ms': _median_ms(lambda: detector.detect([frame]), repeats // 20),
         'signs_ms': _median_ms(
             lambda: frame_signs(frame, detection, detector.info, edges), repeats
         ),
-        'monitor_ms': _median_ms(
-            lambda: monitor.update(next(moments) * _STEP_NS, others[next(moments) % 12]), repeats
-        ),
+        'monitor_ms': _median_ms(lambda: monitor.update(*next(endless)), repeats),
         'engine': detector.engine.description,
         'signs_bytes': sum(a.nbytes for a in (signs.cells, signs.edges, signs.scores)),
     }
@@ -259,11 +266,8 @@ def _median_ms(act: Any, repeats: int) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     options = _parser().parse_args(argv)
-    config = DetectorConfig(
-        find_model(options.model), output_size='network', with_codes=True, min_obstacle_area=1.0
-    )
     try:
-        with interruptible(), Detector(config) as detector:
+        with interruptible(), Detector(_config(options.model)) as detector:
             if options.cost:
                 picture = DRIVES['drive_dog'].read(options.data)[0]
                 print(json.dumps(cost(detector, picture), indent=1))
@@ -273,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found |= study(options.data, kept, Console(stderr=True))
             found['summary'] = summary(found)
         _keep(found, options)
-    except (CardError, DriveError, EngineError, ModelFileError, OSError) as error:
+    except (CardError, DriveError, EngineError, FolderError, ModelFileError, OSError) as error:
         print(f'training.drift: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -281,6 +285,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     print(markdown(found))
     return 0
+
+
+def _config(model: str) -> DetectorConfig:
+    return DetectorConfig(
+        find_model(model), output_size='network', with_codes=True, min_obstacle_area=1.0
+    )
 
 
 def _keep(found: Figures, options: argparse.Namespace) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from training.data.folders import load_image
 from vq_anomaly_ros.detection.detector import Detector
 from vq_anomaly_ros.detection.frame_signs import FrameSigns, frame_signs, score_edges
 from vq_anomaly_ros.images import Frame
+from vq_anomaly_ros.replay.files import write_bytes
+from vq_anomaly_ros.replay.images_to_bag import SourceError, open_source
 
 _VIDEO_HZ = 25.0
 RATE_HZ = 10.0
@@ -55,25 +58,18 @@ def _folder(*parts: str) -> Callable[[Path], list[np.ndarray]]:
 def _pictures(paths: Sequence[Path], where: Path) -> list[np.ndarray]:
     if not paths:
         raise DriveError(f'{where}: no pictures of the drive are there; check --data')
-    return [_picture(path) for path in paths]
-
-
-def _picture(path: Path) -> np.ndarray:
-    picture = cv2.imread(str(path))
-    if picture is None:
-        raise DriveError(f'{path}: is no picture; copy the data set again')
-    return picture
+    return [load_image(path) for path in paths]
 
 
 def _motorway(data: Path) -> list[np.ndarray]:
     """The frames that lie nearest to 10 Hz."""
     path = data / 'drive_motorway' / 'solidWhiteRight.mp4'
-    video = cv2.VideoCapture(str(path))
-    frames = []
-    while (read := video.read())[0]:
-        frames.append(read[1])
+    try:
+        frames = [frame.pixels for frame in open_source(path)[1]]
+    except SourceError as error:
+        raise DriveError(f'{error}; check --data') from error
     if not frames:
-        raise DriveError(f'{path}: no such video, or none that can be read; check --data')
+        raise DriveError(f'{path}: holds no frame; check --data')
     step = _VIDEO_HZ / RATE_HZ
     return [frames[round(place * step)] for place in range(int((len(frames) - 1) / step) + 1)]
 
@@ -120,21 +116,19 @@ class SignsOnDisk:
 
 
 def _write(signs: Sequence[FrameSigns], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f'.{path.name}')
     codes = [one.codes for one in signs if one.codes is not None]
-    with scratch.open('wb') as file:
-        np.savez(
-            file,
-            names=np.array(list(signs[0].picture)),
-            picture=np.array([list(one.picture.values()) for one in signs]),
-            cells=np.array([one.cells for one in signs]),
-            edges=np.array([one.edges for one in signs]),
-            scores=np.array([one.scores for one in signs]),
-            codes=np.array(codes),
-            fingerprint=np.array([one.fingerprint for one in signs]),
-        )
-    scratch.replace(path)
+    content = io.BytesIO()
+    np.savez(
+        content,
+        names=np.array(list(signs[0].picture)),
+        picture=np.array([list(one.picture.values()) for one in signs]),
+        cells=np.array([one.cells for one in signs]),
+        edges=np.array([one.edges for one in signs]),
+        scores=np.array([one.scores for one in signs]),
+        codes=np.array(codes),
+        fingerprint=np.array([one.fingerprint for one in signs]),
+    )
+    write_bytes(path, content.getvalue())
 
 
 def _read(path: Path) -> list[FrameSigns]:

@@ -45,6 +45,7 @@ def load_task(run: Path) -> CodebookTask:
 
 def exported(run: Path, data: Path) -> Exported:
     """The parts of the model file of a run; ExportError where it has no checkpoint."""
+    require_checkpoint(run)
     config = read_any_config(str(run / 'config.yaml'), [])
     if isinstance(config, CodebookConfig):
         return codebook.exported(run, config, data)
@@ -53,7 +54,6 @@ def exported(run: Path, data: Path) -> Exported:
 
 def export(run: Path, out: Path, data: Path) -> ModelFile:
     """Export a run; `data`: folder of the data sets. Nothing is written where parity fails."""
-    require_checkpoint(run)
     parts = exported(run, data)
     with tempfile.TemporaryDirectory() as folder:
         draft = model_file.write(parts.graph, parts.info, Path(folder) / 'draft.onnx')

@@ -61,8 +61,9 @@ def require_checkpoint(run: Path) -> Path:
 
 def trained_state(run: Path) -> dict[str, Any]:
     """The weights of a run's last checkpoint; ExportError where it has none."""
-    checkpoint = require_checkpoint(run)
-    state: dict[str, Any] = torch.load(checkpoint, map_location='cpu', weights_only=False)
+    state: dict[str, Any] = torch.load(
+        require_checkpoint(run), map_location='cpu', weights_only=False
+    )
     return dict(state['state_dict'])
 
 

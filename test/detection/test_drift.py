@@ -84,9 +84,7 @@ def signs_of(tiny_info: ModelInfo) -> Callable[..., list[FrameSigns]]:
 
 def learnt(signs: Sequence[FrameSigns]) -> Baseline:
     learner = Learner()
-    for place, one in enumerate(signs):
-        learner.add(place * STEP, one)
-    learner.end_drive()
+    learner.add_drive((place * STEP, one) for place, one in enumerate(signs))
     return learner.baseline()
 
 

@@ -26,6 +26,7 @@ from training.methods.cpc.scorer import (
     CpcScorer,
     condensed,
     gaussian,
+    grids_of,
     patches_of,
     picture_score,
     spread,
@@ -190,7 +191,7 @@ class TestScorer:
         for block in net.encoder.blocks:
             torch.nn.init.normal_(block.second.weight, std=0.2)
         torch.nn.init.normal_(net.predict, std=1.0)
-        bank = patches_of(net, [pixels(seed) for seed in range(6)])
+        bank = patches_of(grids_of(net, [pixels(seed) for seed in range(6)]))
         return CpcScorer(net, *condensed(bank, len(bank)), negatives=16, most=50.0).eval()
 
     def test_a_score_depends_neither_on_the_batch_nor_on_chance(self, scorer: CpcScorer) -> None:

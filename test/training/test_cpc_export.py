@@ -18,22 +18,10 @@ from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
 from vq_anomaly_ros.detection.engines import open_engine
 from vq_anomaly_ros.images import Frame
 
-SMALL = Config(
-    name='watch',
-    datasets=('product',),
-    input_size=(64, 96),
-    crop=(48, 48),
-    patch=16,
-    stride=8,
-    widths=(4, 6),
-    steps=2,
-    epochs=1,
-    batch_size=3,
-    bank_centres=16,
-    centre=True,
-    precision='32-true',
-    workers=0,
-)
+
+@pytest.fixture(scope='module')
+def config(tiny_cpc: Config) -> Config:
+    return dataclasses.replace(tiny_cpc, name='watch', epochs=1, bank_centres=16, centre=True)
 
 
 def picture(number: int) -> np.ndarray:
@@ -60,9 +48,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='module')
-def exported(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(config: Config, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('run')
-    train(SMALL, root, folder / 'run', progress=False)
+    train(config, root, folder / 'run', progress=False)
     return export.export(folder / 'run', folder / 'watch.onnx', root).path
 
 
@@ -112,8 +100,8 @@ def test_the_benchmark_judges_it_as_industrial(exported: Path, root: Path, tmp_p
     assert set(row['metrics']) >= {'image_auroc', 'pixel_auroc', 'pro'}
 
 
-def test_a_bank_of_fewer_pictures_is_smaller(root: Path, tmp_path: Path) -> None:
-    config = dataclasses.replace(SMALL, bank_pictures=2, bank_centres=10_000)
-    train(config, root, tmp_path / 'run', progress=False)
+def test_a_bank_of_fewer_pictures_is_smaller(config: Config, root: Path, tmp_path: Path) -> None:
+    few = dataclasses.replace(config, bank_pictures=2, bank_centres=10_000)
+    train(few, root, tmp_path / 'run', progress=False)
     info = export.export(tmp_path / 'run', tmp_path / 'small.onnx', root).info
     assert f'against {2 * 7 * 11} normal ones in {2 * 7 * 11} centres' in info.score_kind

@@ -17,20 +17,6 @@ from training.methods.cpc.task import Config, CpcData, CpcTask, Crops
 from training.train import ConfigError, config_from, main, read_any_config, read_config, train
 from vq_anomaly_ros.replay import bags
 
-SMALL = Config(
-    datasets=('product',),
-    input_size=(64, 96),
-    crop=(48, 48),
-    patch=16,
-    stride=8,
-    widths=(4, 6),
-    steps=2,
-    epochs=2,
-    batch_size=3,
-    precision='32-true',
-    workers=0,
-)
-
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
@@ -50,21 +36,23 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return dict(state)
 
 
-def test_training_learns_and_a_killed_run_goes_on_as_it_would_have(root, tmp_path) -> None:
-    train(SMALL, root, tmp_path / 'whole', progress=False)
-    train(dataclasses.replace(SMALL, epochs=1), root, tmp_path / 'parts', progress=False)
-    train(SMALL, root, tmp_path / 'parts', progress=False)
+def test_training_learns_and_a_killed_run_goes_on_as_it_would_have(
+    tiny_cpc: Config, root: Path, tmp_path: Path
+) -> None:
+    train(tiny_cpc, root, tmp_path / 'whole', progress=False)
+    train(dataclasses.replace(tiny_cpc, epochs=1), root, tmp_path / 'parts', progress=False)
+    train(tiny_cpc, root, tmp_path / 'parts', progress=False)
     whole, parts = weights(tmp_path / 'whole'), weights(tmp_path / 'parts')
-    assert read_any_config(str(tmp_path / 'whole/config.yaml'), []) == SMALL
+    assert read_any_config(str(tmp_path / 'whole/config.yaml'), []) == tiny_cpc
     assert yaml.safe_load((tmp_path / 'whole/config.yaml').read_text())['method'] == 'cpc'
     for name in whole:
         torch.testing.assert_close(whole[name], parts[name], atol=1e-5, rtol=1e-4)
 
 
-def test_the_loss_falls_on_pictures_that_can_be_predicted() -> None:
+def test_the_loss_falls_on_pictures_that_can_be_predicted(tiny_cpc: Config) -> None:
     """Columns of one grey each: the row before says all of the next."""
     torch.manual_seed(0)
-    config = dataclasses.replace(SMALL, directions=1, learning_rate=1e-2)
+    config = dataclasses.replace(tiny_cpc, directions=1, learning_rate=1e-2)
     task = CpcTask(config)
     task.log = lambda *args, **kwargs: None  # type: ignore[method-assign]
     optimiser = torch.optim.Adam(task.parameters(), lr=config.learning_rate)
@@ -81,9 +69,9 @@ def test_the_loss_falls_on_pictures_that_can_be_predicted() -> None:
     assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:5]), losses[::20]
 
 
-def test_crops_are_new_in_each_pass_and_the_same_for_everybody() -> None:
+def test_crops_are_new_in_each_pass_and_the_same_for_everybody(tiny_cpc: Config) -> None:
     pictures = [np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)]
-    crops, others = Crops(pictures, SMALL), Crops(pictures, SMALL)
+    crops, others = Crops(pictures, tiny_cpc), Crops(pictures, tiny_cpc)
     first = crops[0]
     assert first.shape == (48, 48, 3) and np.array_equal(first, others[0])
     assert not np.array_equal(first, crops[1]), 'item 1 is the first of the second pass'
@@ -107,16 +95,16 @@ def test_pictures_come_from_categories_folders_bags_and_videos(root: Path) -> No
     assert len(list(normal_pictures(root / 'drive.avi', every=3))) == 2
 
 
-def test_data_that_cannot_be_trained_on_are_named(root: Path) -> None:
+def test_data_that_cannot_be_trained_on_are_named(tiny_cpc: Config, root: Path) -> None:
     (root / 'empty').mkdir()
     with pytest.raises(FolderError, match='neither a category'):
-        CpcData(dataclasses.replace(SMALL, datasets=('empty',)), root).setup()
+        CpcData(dataclasses.replace(tiny_cpc, datasets=('empty',)), root).setup()
     with pytest.raises(FolderError, match='do not fit into pictures of'):
-        CpcData(dataclasses.replace(SMALL, crop=(80, 48)), root).setup()
+        CpcData(dataclasses.replace(tiny_cpc, crop=(80, 48)), root).setup()
     (root / 'broken').mkdir()
     (root / 'broken/1.png').write_bytes(b'no picture')
     with pytest.raises(FolderError, match=r'1\.png: is no readable picture'):
-        CpcData(dataclasses.replace(SMALL, datasets=('broken',)), root).setup()
+        CpcData(dataclasses.replace(tiny_cpc, datasets=('broken',)), root).setup()
 
 
 def test_configurations_know_their_method(root: Path, tmp_path: Path, capsys) -> None:

@@ -244,12 +244,12 @@ class Window:
         if (pattern := self._pattern()) is not None:
             values['pattern'] = pattern
         values['blind'] = float((self.cells() < reference.cells).mean())
-        scores = np.sum([signs.scores for signs in frames], axis=0) / 1.0
-        scores /= max(scores.sum(), 1.0)
+        counts = np.sum([signs.scores for signs in frames], axis=0)
+        scores = counts / max(counts.sum(), 1)
         for name, first in zip(('alarms', 'raised'), reference.tails, strict=True):
             values[name] = float(np.log10(scores[first:].sum() + _SMALLEST_SHARE))
         values['scores'] = divergence(
-            *(_merged(s, reference.bins) for s in (scores, reference.scores))
+            *(np.add.reduceat(s, reference.bins) for s in (scores, reference.scores))
         )
         codes = [signs.codes for signs in frames if signs.codes is not None]
         if reference.codes is not None and len(codes) == len(frames):
@@ -310,6 +310,12 @@ class Learner:
         self._current.append(signs)
         if len(self._current) >= _STRETCH:
             self._close()
+
+    def add_drive(self, frames: Iterable[tuple[int, FrameSigns]]) -> None:
+        """Take in a whole drive: stamps in ns, and signs, in its order."""
+        for stamp_ns, signs in frames:
+            self.add(stamp_ns, signs)
+        self.end_drive()
 
     def end_drive(self) -> None:
         """What comes next does not follow what came before."""
@@ -488,10 +494,6 @@ def _learnt(rule: Rule, values: Sequence[float]) -> Limit:
         None if rule.below is None else median - rule.below * max(median - low, rule.least),
         None if rule.above is None else median + rule.above * max(high - median, rule.least),
     )
-
-
-def _merged(shares: np.ndarray, bins: np.ndarray) -> np.ndarray:
-    return np.asarray(np.add.reduceat(shares, bins))
 
 
 def _finite(value: Any) -> float:

@@ -53,14 +53,15 @@ class LabelMetrics:
 
     def save(self, path: Path) -> None:
         """Write all that `load` needs, as .npz."""
+        above, normal = self.exceedances
         np.savez(
             path,
             anomalous=self._pixels.anomalous,
             normal=self._pixels.normal,
             confusion=self._confusion,
             class_frames=self._class_frames,
-            above=self._exceedances,
-            normal_counts=np.array(self._normal, np.int64),
+            above=above,
+            normal_counts=normal,
         )
 
     def load(self, path: Path) -> None:
@@ -73,13 +74,10 @@ class LabelMetrics:
             self._normal += stored['normal_counts'].tolist()
 
     @property
-    def _exceedances(self) -> np.ndarray:
-        return np.array(self._above, np.int64).reshape(-1, len(TARGETS))
-
-    @property
     def exceedances(self) -> tuple[np.ndarray, np.ndarray]:
         """Normal pixels a frame above each of TARGETS, int64 [F, T], and all of them, int64 [F]."""
-        return self._exceedances, np.array(self._normal, np.int64)
+        above = np.array(self._above, np.int64).reshape(-1, len(TARGETS))
+        return above, np.array(self._normal, np.int64)
 
     def summary(self) -> dict[str, Any]:
         """Return the part `metrics` of summary.json; None where a number is undefined."""

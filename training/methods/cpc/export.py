@@ -24,7 +24,7 @@ from training.exporting import (
     trained_state,
 )
 from training.graph import to_onnx, with_half_weights
-from training.methods.cpc.scorer import MAP_STRIDE, CpcScorer, condensed, patches_of
+from training.methods.cpc.scorer import MAP_STRIDE, CpcScorer, condensed, grids_of, patches_of
 from training.methods.cpc.task import Config, CpcTask, read_pictures
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelInfo
 
@@ -44,14 +44,11 @@ def scorer_of(task: CpcTask, pictures: Sequence[Image]) -> CpcScorer:
     """The scorer of a trained network with the bank of `pictures`, uint8 RGB [h, w, 3] each."""
     config = task.config
     every = max(1, round(len(pictures) / config.bank_pictures)) if config.bank_pictures else 1
-    chosen = pictures[::every]
-    bank = patches_of(task.net, track(chosen, 'collecting the bank'))
-    centres, log_counts = condensed(bank, config.bank_centres, config.seed)
+    grids = grids_of(task.net, track(pictures[::every], 'collecting the bank'))
+    centres, log_counts = condensed(patches_of(grids), config.bank_centres, config.seed)
     scorer = CpcScorer(task.net, centres, log_counts, config.negatives, most=float('inf')).eval()
     with torch.inference_mode():
-        highest = max(
-            float(scorer.patch_losses(torch.from_numpy(picture)[None]).max()) for picture in chosen
-        )
+        highest = max(float(scorer.grid_losses(grid).max()) for grid in grids)
     scorer.most = round(max(1.0, _HEADROOM * highest), 3)
     return scorer
 

@@ -25,14 +25,17 @@ _SIGMA = 4.0  # pixels of the picture, of the Gaussian over the map
 _TOP_SHARE = 0.05
 
 
-def patches_of(net: CpcNet, pictures: Iterable[NDArray[np.uint8]]) -> Tensor:
-    """z of every patch of the pictures, uint8 RGB [h, w, 3]: float32 [patches, D]."""
-    rows = []
+def grids_of(net: CpcNet, pictures: Iterable[NDArray[np.uint8]]) -> list[Tensor]:
+    """z of the patch grid of each picture, uint8 RGB [h, w, 3]: float32 [1, D, rows, columns]."""
     with torch.inference_mode():
-        for picture in pictures:
-            z = net.encode(normalised(torch.from_numpy(picture)[None]))
-            rows.append(z[0].flatten(1).T.float())
-    return torch.cat(rows)
+        return [
+            net.encode(normalised(torch.from_numpy(picture)[None])).float() for picture in pictures
+        ]
+
+
+def patches_of(grids: Iterable[Tensor]) -> Tensor:
+    """z of every patch of some grids, [1, D, rows, columns] each: [patches, D]."""
+    return torch.cat([grid[0].flatten(1).T for grid in grids])
 
 
 def condensed(bank: Tensor, centres: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -69,7 +72,10 @@ class CpcScorer(nn.Module):
 
     def patch_losses(self, pictures: Tensor) -> Tensor:
         """Mean loss of every patch over directions and distances: [N, rows, columns]."""
-        z = self.net.encode(normalised(pictures))
+        return self.grid_losses(self.net.encode(normalised(pictures)))
+
+    def grid_losses(self, z: Tensor) -> Tensor:
+        """As `patch_losses`, of patches that are encoded already: z, [N, D, rows, columns]."""
         losses = []
         for number, step, said, target in self.net.predictions(z):
             positive = (said * target).sum(dim=1)
