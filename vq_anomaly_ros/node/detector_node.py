@@ -30,6 +30,7 @@ from vq_anomaly_ros.node.camera_outputs import CameraOutputs
 from vq_anomaly_ros.node.health import CameraHealth, Judgement, Level, Limits
 from vq_anomaly_ros.node.messages import DIAGNOSTICS_QOS, status_message
 from vq_anomaly_ros.node.pipeline import Pipeline
+from vq_anomaly_ros.node.rescue import EXIT_CODE, Rescue, end_now
 from vq_anomaly_ros.node.signals import parse_arguments, ros_until_signal
 from vq_anomaly_ros.node.topic_qos import unused_overrides
 from vq_anomaly_ros.node.topic_watch import TopicWatch
@@ -65,6 +66,8 @@ class AnomalyDetectorNode(LifecycleNode):
         self._listening = ExitStack()
         self._health: dict[str, CameraHealth] = {}
         self._inputs: dict[str, CameraInput] = {}
+        self._beats = 0
+        self.rescue = Rescue(self, self._settings, self._publish_diagnostics)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', DIAGNOSTICS_QOS)
         # A steady clock: with use_sim_time a paused bag must not silence the diagnostics.
         self._timer = self.create_timer(
@@ -83,7 +86,9 @@ class AnomalyDetectorNode(LifecycleNode):
         try:
             if self._refused:
                 raise ValueError('; '.join(self._refused.values()))
-            self._pipeline = Pipeline(self, self._settings)
+            with self.rescue.opening():
+                self._pipeline = Pipeline(self, self._settings, self.rescue.watchdog)
+            self.rescue.guard(self._pipeline)
         except (ValueError, OSError, EngineError) as error:
             self._problem = f'not configured: {error}'
         # Lifecycle swallows exceptions without a word; this one is a defect worth its traceback.
@@ -123,6 +128,7 @@ class AnomalyDetectorNode(LifecycleNode):
         if self._pipeline is not None:
             self._pipeline.close()
             self._pipeline = None
+            self.rescue.guard(None)
         return SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -188,6 +194,7 @@ class AnomalyDetectorNode(LifecycleNode):
         self._settings = parameters.updated(self._settings, changes)
         for name in changes:
             self._refused.pop(name, None)
+        self.rescue.change(self._settings)
         if self._pipeline is not None:
             self._pipeline.change(self._settings)
         return SetParametersResult(successful=True)
@@ -195,13 +202,24 @@ class AnomalyDetectorNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         about = {} if self._pipeline is None else _about(self._pipeline, self._settings)
         name = f'{self.get_name()}: detector'
-        statuses = [status_message(name, 'detector', self._judgement(), about)]
+        judgement = self.rescue.judgement(self._judgement())
+        statuses = [status_message(name, 'detector', judgement, {**self._heartbeat(), **about})]
         if self._pipeline is not None:
             for camera in self._health:
                 statuses.append(self._camera_status(self._pipeline, camera, about))
         message = DiagnosticArray(status=statuses)
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
+
+    def _heartbeat(self) -> dict[str, str]:
+        """What grows with every message, and with every frame while the detector gets on."""
+        self._beats += 1
+        figures = {'heartbeat': str(self._beats), **self.rescue.figures()}
+        if self._pipeline is not None:
+            pulse = self._pipeline.frames.pulse()
+            figures['frames ended'] = str(pulse.ended)
+            figures['seconds since a frame ended'] = f'{pulse.age:.1f}'
+        return figures
 
     def _camera_status(
         self, pipeline: Pipeline, camera: str, about: dict[str, str]
@@ -252,9 +270,10 @@ def _about(pipeline: Pipeline, settings: parameters.Settings) -> dict[str, str]:
     }
 
 
-def _run(stop: Future) -> None:
+def _run(stop: Future) -> Rescue:
     """Spin the node until `stop` completes, then release everything in order."""
     node = AnomalyDetectorNode()
+    node.rescue.end = lambda: None if stop.done() else stop.set_result(None)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
@@ -263,7 +282,9 @@ def _run(stop: Future) -> None:
     finally:
         node.trigger_shutdown()
         executor.shutdown()
+        node.rescue.close()
         node.destroy_node()
+    return node.rescue
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -278,10 +299,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     _, arguments = parse_arguments(parser, argv)
     try:
         with ros_until_signal(parser, arguments) as stop:
-            _run(stop)
+            rescue = _run(stop)
     except StartError as error:
         print(f'anomaly_detector: {error}', file=sys.stderr)
         return 2
+    if rescue.given_up or rescue.hanging:
+        end_now(EXIT_CODE if rescue.given_up else 0)
     return 0
 
 

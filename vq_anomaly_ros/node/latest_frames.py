@@ -11,6 +11,7 @@ Plain Python: no ROS in it.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -50,6 +51,13 @@ class Taken(NamedTuple, Generic[T]):
     arrived: float
 
 
+class Pulse(NamedTuple):
+    """Frames that the worker is through with, and seconds since the last one; nan before it."""
+
+    ended: int
+    age: float
+
+
 class LatestFrames(Generic[T]):
     """One slot a camera; safe for any number of threads that put and one that takes."""
 
@@ -62,6 +70,8 @@ class LatestFrames(Generic[T]):
         self._next = 0
         self._open = True
         self._changed = threading.Condition()
+        self._ended = 0
+        self._last_end = math.nan
 
     def put(self, camera: str, item: T) -> None:
         """Lay a frame into its camera's slot; one that still waits there is superseded."""
@@ -100,6 +110,13 @@ class LatestFrames(Generic[T]):
         with self._changed:
             self._counters[camera]['working'] -= 1
             self._counters[camera][outcome.value] += 1
+            self._ended += 1
+            self._last_end = self._clock()
+
+    def pulse(self) -> Pulse:
+        """Return whether the worker gets on: it only ever counts up while it does."""
+        with self._changed:
+            return Pulse(self._ended, self._clock() - self._last_end)
 
     def open(self) -> None:
         """Accept frames again after `close`; the counts go on."""
@@ -153,25 +170,62 @@ class FrameWorker(Generic[T]):
         self._on_error = on_error
         self._rejected_by = rejected_by
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._taken: Taken[T] | None = None
+        self._at_last: Callable[[], None] | None = None
 
     def start(self) -> None:
-        """Open the slots and start the thread."""
+        """Open the slots and start the thread; not after `abandon`."""
         self._frames.open()
         # A daemon: should a frame hang in a driver, a second signal can still end the process.
         self._thread = threading.Thread(target=self._run, name='detector', daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Close the slots and wait until the frame in work is through; idempotent."""
+    def stop(self, patience: float | None = None) -> bool:
+        """Close the slots and wait until the frame in work is through; idempotent.
+
+        Returns False where that took longer than `patience` seconds; `abandon` it then.
+        """
         self._frames.close()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(patience)
+            if self._thread.is_alive():
+                return False
             self._thread = None
+        return True
+
+    def abandon(self, at_last: Callable[[], None]) -> None:
+        """Leave a thread that hangs to itself: its frame has failed, it takes no other one.
+
+        at_last: called by it, should it ever come back.
+        """
+        with self._lock:
+            self._at_last = at_last
+            taken, self._taken = self._taken, None
+        if taken is not None:
+            self._frames.finish(taken.camera, Outcome.FAILED)
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether it was left to itself."""
+        return self._at_last is not None
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it was left to itself and has not come back since."""
+        return self.abandoned and self._thread is not None and self._thread.is_alive()
 
     def _run(self) -> None:
-        while (taken := self._frames.take()) is not None:
+        while not self.abandoned and (taken := self._frames.take()) is not None:
+            with self._lock:
+                self._taken = taken
             outcome = self._work(taken)
-            self._frames.finish(taken.camera, outcome)
+            with self._lock:
+                counted, self._taken = self._taken is None, None
+            if not counted:
+                self._frames.finish(taken.camera, outcome)
+        if self._at_last is not None:
+            self._at_last()
 
     def _work(self, taken: Taken[T]) -> Outcome:
         try:

@@ -259,6 +259,20 @@ class Settings:
         'Opacity of the class colours in the overlay picture.',
         bounds=(0.0, 1.0),
     )
+    engine_timeout: float = _parameter(
+        10.0,
+        Changes.AT_RUN_TIME,
+        'Seconds after which a frame that is still in work means that the engine hangs, 0 = never; '
+        'the build of a plan does not count.',
+        bounds=(0.0, 3600.0),
+    )
+    engine_hang: str = _parameter(
+        'reopen',
+        Changes.AT_RUN_TIME,
+        'What to do then: reopen the engine in a fresh thread (at most three times while the old '
+        'ones hang), or exit with code 75 to be started again.',
+        choices=('reopen', 'exit'),
+    )
     palette: str = _parameter(
         '',
         Changes.UNCONFIGURED,

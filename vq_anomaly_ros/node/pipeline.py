@@ -34,13 +34,18 @@ from vq_anomaly_ros.node.latest_frames import FrameWorker, LatestFrames, Outcome
 from vq_anomaly_ros.node.messages import stamp_ns
 from vq_anomaly_ros.node.palettes import read_palette
 from vq_anomaly_ros.node.parameters import Settings
+from vq_anomaly_ros.node.watchdog import Watchdog, Work
 
 
 class Pipeline:
     """Detector, slots, worker and topics of all cameras."""
 
-    def __init__(self, node: LifecycleNode, settings: Settings) -> None:
+    def __init__(
+        self, node: LifecycleNode, settings: Settings, watchdog: Watchdog | None = None
+    ) -> None:
         """Load the model, open the engine and offer the topics; nothing runs yet.
+
+        watchdog: watches every frame in work.
 
         Raises:
             ValueError, OSError, EngineError: the model, the palette or the engine cannot be used,
@@ -48,25 +53,29 @@ class Pipeline:
         """
         self._node = node
         self._settings = settings
+        self._watchdog = watchdog or Watchdog(0.0, lambda work: None)
+        self._work: Work | None = None
+        self.abandoned: list[FrameWorker[Any]] = []
         self._throttle = Throttle()
         _check_cameras(node, settings)
         self.engine_report = ''
         self._cancelled = threading.Event()
-        gpu = GpuOptions(
+        self._gpu = GpuOptions(
             precision=cast(Precision, settings.gpu_precision),
             workspace_mb=settings.gpu_workspace_mb,
             report=self._report,
+            alive=self._watchdog.alive,
             cancelled=self._cancelled,
         )
         with ExitStack() as stack:
-            self.detector = stack.enter_context(Detector(_config(settings, gpu)))
+            self.detector = self._opened()
+            stack.callback(self._close_detector)
             self.info = _with_palette(self.detector.info, settings.palette)
-            _warm_up(self.detector)
             self.frames: LatestFrames[Any] = LatestFrames(settings.cameras)
             self.latency = {camera: LatencyWindow() for camera in settings.cameras}
             self.continuity = {camera: Continuity() for camera in settings.cameras}
             self.camera_infos: dict[str, CameraInfo] = {}
-            self._worker = FrameWorker(self.frames, self._process, self._on_bad_frame, ImageError)
+            self._worker = self._new_worker()
             self.outputs: dict[str, CameraOutputs] = {}
             for camera in settings.cameras:
                 self.outputs[camera] = CameraOutputs(node, camera, self.info, settings)
@@ -78,16 +87,61 @@ class Pipeline:
     def start(self) -> None:
         """Take frames from the slots from now on."""
         self._cancelled.clear()
+        if self._worker.abandoned:
+            self._renew()
         self._worker.start()
 
     def stop(self) -> None:
-        """Take no more frames; returns when the one in work is through, or its build given up."""
+        """Take no more frames; returns when the one in work is through, or its build given up.
+
+        One that takes longer than `engine_timeout` is left to itself.
+        """
         self._cancelled.set()
-        self._worker.stop()
+        if not self._worker.stop(self._settings.engine_timeout or None):
+            self.abandon()
+
+    def hangs_on(self, work: Work) -> bool:
+        """Return whether this is what the worker, not abandoned yet, is still at."""
+        at_it = self._work is work and self._watchdog.watches(work)
+        return at_it and not self._worker.abandoned
+
+    def abandon(self) -> None:
+        """Leave the worker, which hangs, to itself, and the engine to it; idempotent."""
+        if not self._worker.abandoned:
+            self._worker.abandon(self.detector.close)
+            self.abandoned.append(self._worker)
+
+    def reopen(self) -> None:
+        """Abandon engine and worker and go on with fresh ones; raises as the constructor does."""
+        self.abandon()
+        self._renew()
+        self._worker.start()
 
     def close(self) -> None:
         """Stop, take the topics back, close the engine."""
         self._release.close()
+
+    def _opened(self) -> Detector:
+        """Open the engine and let it run once."""
+        detector = Detector(_config(self._settings, self._gpu))
+        try:
+            _warm_up(detector)
+        except BaseException:
+            detector.close()
+            raise
+        return detector
+
+    def _new_worker(self) -> FrameWorker[Any]:
+        return FrameWorker(self.frames, self._process, self._on_bad_frame, ImageError)
+
+    def _renew(self) -> None:
+        self.detector = self._opened()
+        self._worker = self._new_worker()
+
+    def _close_detector(self) -> None:
+        # An abandoned worker closes its own, should it ever come back: not under its feet.
+        if not self._worker.abandoned:
+            self.detector.close()
 
     def _report(self, line: str) -> None:
         """What the engine says of its plan, for the log and diagnostics."""
@@ -105,10 +159,17 @@ class Pipeline:
 
     def _process(self, taken: Taken[Any]) -> None:
         """The whole way of one frame; on the worker thread."""
+        with self._watchdog.watching(f'a frame of {taken.camera}') as self._work:
+            self._process_watched(taken)
+
+    def _process_watched(self, taken: Taken[Any]) -> None:
         settings, message, camera = self._settings, taken.item, taken.camera
         frame = as_frame(message, settings.input_bits)
         self._watch(camera, message, frame)
-        (detection,) = self.detector.detect([frame])
+        detector = self.detector
+        (detection,) = detector.detect([frame])
+        if detector is not self.detector:
+            return  # the worker was abandoned meanwhile: its frame has failed, and is old
         info = self.camera_infos.get(camera)
         self.outputs[camera].publish(message.header, frame, detection, info, settings)
         now = time.monotonic()

@@ -77,11 +77,13 @@ def build_plan(
     workspace_mb: int,
     progress: Progress,
     cancelled: threading.Event | None = None,
+    alive: Callable[[], None] | None = None,
 ) -> bytes:
     """Build in a child process; `progress` is told the phase and its share done, 0..1.
 
-    workspace_mb: memory that a layer may use on the GPU. Raises EngineError with the parser's or
-    builder's words, BuildCancelledError once `cancelled` is set.
+    workspace_mb: memory that a layer may use on the GPU; alive: called every 0.1 s meanwhile.
+    Raises EngineError with the parser's or builder's words, BuildCancelledError once `cancelled`
+    is set.
     """
     with tempfile.TemporaryDirectory(prefix='vq_anomaly_build.') as folder:
         source, target = Path(folder) / 'graph.onnx', Path(folder) / 'out.plan'
@@ -95,7 +97,7 @@ def build_plan(
             env={**os.environ, 'PYTHONPATH': os.pathsep.join(path for path in sys.path if path)},
         ) as child:
             try:
-                said = _follow(child, progress, cancelled)
+                said = _follow(child, progress, cancelled, alive)
             except BaseException:
                 child.kill()  # before its pipes are closed, one of which is being read
                 raise
@@ -109,14 +111,17 @@ def build_plan(
 
 
 def _follow(
-    child: subprocess.Popen[bytes], progress: Progress, cancelled: threading.Event | None
+    child: subprocess.Popen[bytes],
+    progress: Progress,
+    cancelled: threading.Event | None,
+    alive: Callable[[], None] | None,
 ) -> str:
     """Pass on the child's progress until it ends; returns what it said of an error."""
     tail: list[bytes] = []
     # Its own messages may be many: without a reader the child would stop at a full pipe.
     reader = threading.Thread(target=_keep_tail, args=(child.stderr or (), tail), daemon=True)
     reader.start()
-    watcher = threading.Thread(target=_kill_on, args=(child, cancelled), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(child, cancelled, alive), daemon=True)
     watcher.start()
     said = ''
     for line in child.stdout or ():
@@ -142,9 +147,17 @@ def _keep_tail(stream: Iterable[bytes], tail: list[bytes]) -> None:
         del tail[:-5]
 
 
-def _kill_on(child: subprocess.Popen[bytes], cancelled: threading.Event | None) -> None:
-    while cancelled is not None and child.poll() is None:
-        if cancelled.wait(0.1):
+def _watch(
+    child: subprocess.Popen[bytes],
+    cancelled: threading.Event | None,
+    alive: Callable[[], None] | None,
+) -> None:
+    """Say that the child lives while it does, and kill it on request."""
+    never = threading.Event()
+    while child.poll() is None:
+        if alive is not None:
+            alive()
+        if (cancelled or never).wait(0.1):
             child.kill()
             return
 

@@ -13,7 +13,7 @@ from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.engines import EngineError
 from vq_anomaly_ros.detection.model_file import ModelFile
 
-_QUIET = 3  # errors only: they come back as exceptions
+_QUIET = 4  # not even errors: they come back as exceptions
 
 
 @dataclass(frozen=True)

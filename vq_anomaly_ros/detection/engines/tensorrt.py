@@ -238,6 +238,7 @@ def _loaded(cache: PlanCache, key: PlanKey, say: Callable[[str], None]) -> bytes
 
 
 def _wait(options: GpuOptions, seconds: float) -> None:
+    options.alive()
     if options.cancelled is not None and options.cancelled.is_set():
         raise build.BuildCancelledError('waiting for the plan of another process was cancelled')
     if math.isclose(seconds % 10.0, 0.0, abs_tol=0.2):
@@ -269,6 +270,7 @@ def _built(
         options.workspace_mb,
         progress,
         options.cancelled,
+        options.alive,
     )
 
 

@@ -1,0 +1,1 @@
+"""Trials of the real node: faults, lifecycle cycles, fuzzing, soak. Nothing else imports them."""
