@@ -1,16 +1,15 @@
-"""Newest-frame slots: accounting, fairness and the worker's life, under random interleavings."""
+"""Newest-frame slots: accounting and fairness under random interleavings."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from vq_anomaly_ros.node.latest_frames import Counts, FrameWorker, LatestFrames, Outcome, Taken
+from vq_anomaly_ros.node.latest_frames import Counts, LatestFrames, Outcome, Taken
 
 CAMERAS = ('/front', '/rear', '/left')
 camera_names = st.sampled_from(CAMERAS)
@@ -128,86 +127,3 @@ def test_take_waits_for_a_frame_and_close_wakes_it() -> None:
     assert taken is not None and taken.item == 7
     threading.Timer(0.05, frames.close).start()
     assert frames.take() is None
-
-
-def test_counts_hold_under_real_threads() -> None:
-    frames: LatestFrames[int] = LatestFrames(CAMERAS)
-    worker = FrameWorker(frames, lambda taken: None, lambda *_: None, ValueError)
-    worker.start()
-    senders = [
-        threading.Thread(target=lambda c=camera: [frames.put(c, i) for i in range(2000)])
-        for camera in CAMERAS
-    ]
-    for sender in senders:
-        sender.start()
-    for sender in senders:
-        sender.join(60)
-    while any(frames.counts(camera).in_flight for camera in CAMERAS):
-        pass
-    worker.stop()
-    for camera in CAMERAS:
-        counts = frames.counts(camera)
-        assert counts.received == 2000
-        assert counts.published + counts.superseded == 2000
-        assert counts.published > 0
-        assert counts.in_flight == 0
-
-
-def test_an_error_is_counted_told_and_survived() -> None:
-    frames: LatestFrames[Exception | None] = LatestFrames(['/front'])
-    told: list[tuple[str, Outcome, Exception]] = []
-    done = threading.Semaphore(0)
-
-    def process(taken: Taken[Exception | None]) -> None:
-        done.release()
-        if taken.item is not None:
-            raise taken.item
-
-    worker = FrameWorker(frames, process, lambda *args: told.append(args), ValueError)
-    worker.start()
-    errors = [ValueError('bad frame'), UnicodeError('a kind of ValueError'), RuntimeError('engine')]
-    for item in [*errors, None]:
-        frames.put('/front', item)
-        assert done.acquire(timeout=30)
-        while frames.counts('/front').in_flight:
-            pass
-    worker.stop()
-    assert told == [
-        ('/front', Outcome.REJECTED, errors[0]),
-        ('/front', Outcome.REJECTED, errors[1]),
-        ('/front', Outcome.FAILED, errors[2]),
-    ]
-    assert frames.counts('/front') == Counts(received=4, published=1, rejected=2, failed=1)
-
-
-def test_stop_waits_for_the_frame_in_work_and_drops_the_waiting_one() -> None:
-    frames: LatestFrames[int] = LatestFrames(['/front'])
-    begun, may_end = threading.Event(), threading.Event()
-
-    def process(taken: Taken[int]) -> None:
-        begun.set()
-        assert may_end.wait(30)
-
-    worker = FrameWorker(frames, process, lambda *_: None, ValueError)
-    worker.start()
-    frames.put('/front', 1)
-    assert begun.wait(30)
-    frames.put('/front', 2)
-    threading.Timer(0.1, may_end.set).start()
-    worker.stop()
-    assert frames.counts('/front') == Counts(received=2, published=1, superseded=1)
-    worker.stop()
-
-
-@pytest.mark.parametrize('restarts', [1, 3])
-def test_counts_go_on_after_a_restart(restarts: int) -> None:
-    frames: LatestFrames[int] = LatestFrames(['/front'])
-    worker = FrameWorker(frames, lambda taken: None, lambda *_: None, ValueError)
-    for run in range(restarts + 1):
-        worker.start()
-        frames.put('/front', run)
-        while frames.counts('/front').in_flight:
-            pass
-        worker.stop()
-        frames.put('/front', -1)  # not listening: not received
-    assert frames.counts('/front') == Counts(received=restarts + 1, published=restarts + 1)

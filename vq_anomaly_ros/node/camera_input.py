@@ -10,16 +10,18 @@ from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from vq_anomaly_ros.node.messages import message_name, stream_qos
+from vq_anomaly_ros.node.messages import message_name, stamp_ns, stream_qos
 from vq_anomaly_ros.node.parameters import Settings
+from vq_anomaly_ros.node.stamp_gaps import StampGaps
 from vq_anomaly_ros.node.topic_qos import topic_qos
 from vq_anomaly_ros.node.topic_watch import TopicWatch
 
 
 class CameraInput:
-    """Image and CameraInfo of a camera; counts what DDS says was lost on the way.
+    """Image and CameraInfo of a camera; counts what was lost on the way.
 
-    topic: of the images, resolved; watches: one for each of the two.
+    topic: of the images, resolved; watches: one for each of the two; lost: what DDS says of it;
+    gaps: what the stamps say.
     """
 
     def __init__(
@@ -32,6 +34,8 @@ class CameraInput:
         """
         self.camera_info: CameraInfo | None = None
         self.lost = 0
+        self.gaps = StampGaps()
+        self._on_image = on_image
         self._release = ExitStack()
         kind = Image if settings.transport == 'raw' else CompressedImage
         self.topic = node.resolve_topic_name(settings.input_topic(camera))
@@ -46,11 +50,11 @@ class CameraInput:
             made = node.create_subscription(kind, topic, callback, qos, event_callbacks=quiet)
             self._release.callback(node.destroy_subscription, made)
             # A camera without intrinsics is fine, one without pictures is not.
-            awaited = callback is on_image
+            awaited = kind is not CameraInfo
             self.watches.append(TopicWatch(node, topic, message_name(kind), qos, True, awaited))
 
         with self._release:
-            listen(kind, self.topic, on_image, message_lost=self._on_lost)
+            listen(kind, self.topic, self._on_frame, message_lost=self._on_lost)
             info_topic = node.resolve_topic_name(f'{camera}/{settings.camera_info_topic}')
             listen(CameraInfo, info_topic, self._on_info)
             self._release = self._release.pop_all()
@@ -58,6 +62,10 @@ class CameraInput:
     def destroy(self) -> None:
         """Listen no more."""
         self._release.close()
+
+    def _on_frame(self, message: Any) -> None:
+        self.gaps.note(stamp_ns(message.header))
+        self._on_image(message)
 
     def _on_info(self, message: CameraInfo) -> None:
         self.camera_info = message

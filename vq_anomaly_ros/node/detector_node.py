@@ -1,7 +1,8 @@
 """The node `anomaly_detector`: parameters, lifecycle, subscriptions and diagnostics.
 
-The way of a frame: subscription (executor thread) -> slot of its camera -> worker thread, which is
-`pipeline.Pipeline._process`: message to frame, `Detector.detect`, results to messages.
+The way of a frame: subscription (executor thread) -> slot of its camera -> detector thread
+(`pipeline.Pipeline._detect`: message to frame, `Detector.detect`) -> publisher thread
+(`pipeline.Pipeline._publish`: results to messages).
 """
 
 from __future__ import annotations
@@ -234,7 +235,9 @@ class AnomalyDetectorNode(LifecycleNode):
         figures = {
             'topic': self._inputs[camera].topic,
             **figures,
+            'waited p99 ms': f'{1e3 * pipeline.waits[camera].percentiles(now).p99:.1f}',
             'lost in transport': str(self._inputs[camera].lost),
+            'lost by gaps of the stamps': str(self._inputs[camera].gaps.lost),
             'stamps that jumped back': str(continuity.jumps_back),
             'changes of size or encoding': str(continuity.changes),
             **about,

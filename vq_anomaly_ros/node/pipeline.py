@@ -9,9 +9,10 @@ import dataclasses
 import threading
 import time
 import traceback
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
@@ -19,6 +20,7 @@ from sensor_msgs.msg import CameraInfo
 
 from vq_anomaly_ros import outputs
 from vq_anomaly_ros.detection.detector import (
+    Detection,
     Detector,
     DetectorConfig,
     LabelUpsampling,
@@ -29,12 +31,25 @@ from vq_anomaly_ros.detection.model_file import ModelInfo, find_model
 from vq_anomaly_ros.images import Frame, ImageError, as_frame
 from vq_anomaly_ros.node.camera_outputs import CameraOutputs
 from vq_anomaly_ros.node.continuity import Continuity, FrameKind
+from vq_anomaly_ros.node.frame_worker import FrameWorker
 from vq_anomaly_ros.node.health import LatencyWindow, Throttle
-from vq_anomaly_ros.node.latest_frames import FrameWorker, LatestFrames, Outcome, Taken
+from vq_anomaly_ros.node.latest_frames import LatestFrames, Outcome, Taken
 from vq_anomaly_ros.node.messages import stamp_ns
 from vq_anomaly_ros.node.palettes import read_palette
 from vq_anomaly_ros.node.parameters import Settings
 from vq_anomaly_ros.node.watchdog import Watchdog, Work
+
+
+class Found(NamedTuple):
+    """What the detector's thread hands to the publisher's: the arguments of CameraOutputs.publish.
+
+    settings: those that the frame was looked at with.
+    """
+
+    frame: Frame
+    detection: Detection
+    camera_info: CameraInfo | None
+    settings: Settings
 
 
 class Pipeline:
@@ -54,8 +69,8 @@ class Pipeline:
         self._node = node
         self._settings = settings
         self._watchdog = watchdog or Watchdog(0.0, lambda work: None)
-        self._work: Work | None = None
-        self.abandoned: list[FrameWorker[Any]] = []
+        self._works: dict[str, Work] = {}
+        self.abandoned: list[FrameWorker[Any, Found]] = []
         self._throttle = Throttle()
         _check_cameras(node, settings)
         self.engine_report = ''
@@ -73,6 +88,7 @@ class Pipeline:
             self.info = _with_palette(self.detector.info, settings.palette)
             self.frames: LatestFrames[Any] = LatestFrames(settings.cameras)
             self.latency = {camera: LatencyWindow() for camera in settings.cameras}
+            self.waits = {camera: LatencyWindow() for camera in settings.cameras}
             self.continuity = {camera: Continuity() for camera in settings.cameras}
             self.camera_infos: dict[str, CameraInfo] = {}
             self._worker = self._new_worker()
@@ -102,7 +118,7 @@ class Pipeline:
 
     def hangs_on(self, work: Work) -> bool:
         """Return whether this is what the worker, not abandoned yet, is still at."""
-        at_it = self._work is work and self._watchdog.watches(work)
+        at_it = work in self._works.values() and self._watchdog.watches(work)
         return at_it and not self._worker.abandoned
 
     def abandon(self) -> None:
@@ -131,8 +147,8 @@ class Pipeline:
             raise
         return detector
 
-    def _new_worker(self) -> FrameWorker[Any]:
-        return FrameWorker(self.frames, self._process, self._on_bad_frame, ImageError)
+    def _new_worker(self) -> FrameWorker[Any, Found]:
+        return FrameWorker(self.frames, self._detect, self._publish, self._on_bad_frame, ImageError)
 
     def _renew(self) -> None:
         self.detector = self._opened()
@@ -157,23 +173,29 @@ class Pipeline:
         if _label_info_of(settings) != _label_info_of(before):
             self._publish_label_info()
 
-    def _process(self, taken: Taken[Any]) -> None:
-        """The whole way of one frame; on the worker thread."""
-        with self._watchdog.watching(f'a frame of {taken.camera}') as self._work:
-            self._process_watched(taken)
+    def _detect(self, taken: Taken[Any]) -> Found:
+        """What is found in a frame; on the detector's thread."""
+        with self._watching(f'a frame of {taken.camera}'):
+            settings, message = self._settings, taken.item
+            self.waits[taken.camera].add(now := time.monotonic(), now - taken.arrived)
+            frame = as_frame(message, settings.input_bits)
+            self._watch(taken.camera, message, frame)
+            (detection,) = self.detector.detect([frame])
+            return Found(frame, detection, self.camera_infos.get(taken.camera), settings)
 
-    def _process_watched(self, taken: Taken[Any]) -> None:
-        settings, message, camera = self._settings, taken.item, taken.camera
-        frame = as_frame(message, settings.input_bits)
-        self._watch(camera, message, frame)
-        detector = self.detector
-        (detection,) = detector.detect([frame])
-        if detector is not self.detector:
-            return  # the worker was abandoned meanwhile: its frame has failed, and is old
-        info = self.camera_infos.get(camera)
-        self.outputs[camera].publish(message.header, frame, detection, info, settings)
+    def _publish(self, taken: Taken[Any], found: Found) -> None:
+        """Results to messages; on the publisher's thread, while the next frame is looked at."""
+        with self._watching(f'to publish a frame of {taken.camera}'):
+            self.outputs[taken.camera].publish(taken.item.header, *found)
         now = time.monotonic()
-        self.latency[camera].add(now, now - taken.arrived)
+        self.latency[taken.camera].add(now, now - taken.arrived)
+
+    @contextmanager
+    def _watching(self, what: str) -> Iterator[None]:
+        """Watch what this thread of the worker is at."""
+        with self._watchdog.watching(what) as work:
+            self._works[threading.current_thread().name] = work
+            yield
 
     def _watch(self, camera: str, message: Any, frame: Frame) -> None:
         """Say what changed since the camera's last frame, at most once a second."""

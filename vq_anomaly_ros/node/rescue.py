@@ -12,8 +12,8 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode
 
 from vq_anomaly_ros.detection.engines import EngineError
+from vq_anomaly_ros.node.frame_worker import FrameWorker
 from vq_anomaly_ros.node.health import Hysteresis, Judgement, Level
-from vq_anomaly_ros.node.latest_frames import FrameWorker
 from vq_anomaly_ros.node.parameters import Settings
 from vq_anomaly_ros.node.pipeline import Pipeline
 from vq_anomaly_ros.node.watchdog import Watchdog, Work
@@ -45,7 +45,7 @@ class Rescue:
         self._sentence = ''
         self._hysteresis = Hysteresis()
         self._pipeline: Pipeline | None = None
-        self._past: list[FrameWorker[Any]] = []
+        self._past: list[FrameWorker[Any, Any]] = []
         self._wake = node.create_guard_condition(self._recover)
         self.watchdog = Watchdog(settings.engine_timeout, self._on_hang)
         self.change(settings)
