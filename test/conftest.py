@@ -54,6 +54,29 @@ def picture() -> Callable[..., np.ndarray]:
 
 
 @pytest.fixture(scope='session')
+def road() -> np.ndarray:
+    """A long picture with structure of all sizes, along which drives go."""
+    rng = np.random.default_rng(0)
+    shape = (180, 16 * 320)
+    road = 0.3 * rng.normal(size=(*shape, 3)).astype(np.float32)
+    for size in (1, 3, 9, 27, 60):
+        noise = cv2.GaussianBlur(rng.normal(size=shape).astype(np.float32), (0, 0), size)
+        road += (noise / noise.std())[..., None]
+    return np.clip(115 + 18 * road, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope='session')
+def road_drive(road: np.ndarray) -> Callable[..., list[np.ndarray]]:
+    """road_drive(first, count): pictures along the road, 23 pixels further each."""
+
+    def make(first: int, count: int) -> list[np.ndarray]:
+        places = [23 * place for place in range(first, first + count)]
+        return [np.ascontiguousarray(road[:, x : x + 320]) for x in places]
+
+    return make
+
+
+@pytest.fixture(scope='session')
 def tiny_graph() -> Callable[..., onnx.ModelProto]:
     """tiny_graph(half=False): the ONNX graph of the tiny model, without metadata."""
     return _tiny_graph

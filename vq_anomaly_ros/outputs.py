@@ -15,6 +15,7 @@ from vq_anomaly_ros.detection.obstacles import Obstacle
 if TYPE_CHECKING:
     from vq_anomaly_ros.detection.calibration import Calibration
     from vq_anomaly_ros.detection.detector import Detection
+    from vq_anomaly_ros.detection.events import Event
     from vq_anomaly_ros.detection.model_file import ModelInfo
 
 NO_CLASS = 255
@@ -102,6 +103,11 @@ def obstacles_of(told: dict[str, Any]) -> tuple[Obstacle, ...]:
         Obstacle(tuple(one['box']), one['area'], one['score_mean'], one['score_max'])
         for one in told['obstacles']
     )
+
+
+def event_message(event: Event, frame_id: str) -> dict[str, Any]:
+    """Return what the topic events says of an event (see `detection.events.Event`)."""
+    return {**event.to_dict(), 'frame_id': frame_id}
 
 
 def _score_meaning(encoding: ScoreEncoding) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
@@ -42,29 +43,6 @@ SIZE = (180, 320)
 
 
 @pytest.fixture(scope='module')
-def road() -> np.ndarray:
-    """A long picture with structure of all sizes, along which the drives of this file go."""
-    rng = np.random.default_rng(0)
-    shape = (SIZE[0], 16 * SIZE[1])
-    road = 0.3 * rng.normal(size=(*shape, 3)).astype(np.float32)
-    for size in (1, 3, 9, 27, 60):
-        noise = cv2.GaussianBlur(rng.normal(size=shape).astype(np.float32), (0, 0), size)
-        road += (noise / noise.std())[..., None]
-    return np.clip(115 + 18 * road, 0, 255).astype(np.uint8)
-
-
-@pytest.fixture(scope='module')
-def drive(road: np.ndarray) -> Callable[..., list[np.ndarray]]:
-    """drive(first, count): pictures along the road, 23 pixels further each."""
-
-    def make(first: int, count: int) -> list[np.ndarray]:
-        places = [23 * place for place in range(first, first + count)]
-        return [np.ascontiguousarray(road[:, x : x + SIZE[1]]) for x in places]
-
-    return make
-
-
-@pytest.fixture(scope='module')
 def signs_of(tiny_info: ModelInfo) -> Callable[..., list[FrameSigns]]:
     """signs_of(pictures, shift=0): their signs, with raw scores of that mean."""
     edges = score_edges(tiny_info)
@@ -96,13 +74,13 @@ def run(monitor: DriftMonitor, signs: Sequence[FrameSigns], first: int = 0) -> l
 
 
 @pytest.fixture(scope='module')
-def baseline(drive: Any, signs_of: Any) -> Baseline:
-    return learnt(signs_of(drive(0, 80)))
+def baseline(road_drive: Any, signs_of: Any) -> Baseline:
+    return learnt(signs_of(road_drive(0, 80)))
 
 
-def test_the_rest_of_the_drive_is_calm(baseline: Baseline, drive: Any, signs_of: Any) -> None:
+def test_the_rest_of_the_drive_is_calm(baseline: Baseline, road_drive: Any, signs_of: Any) -> None:
     monitor = DriftMonitor(baseline)
-    assert set(run(monitor, signs_of(drive(80, 60)))) == {Level.OK}
+    assert set(run(monitor, signs_of(road_drive(80, 60)))) == {Level.OK}
     assert set(monitor.state.figures) == set(STATISTICS)
     assert monitor.state.judgement.message == 'as on the calibration drive'
 
@@ -110,9 +88,9 @@ def test_the_rest_of_the_drive_is_calm(baseline: Baseline, drive: Any, signs_of:
 # A drop shows a picture of what is around it: on this road, that of the road again.
 @pytest.mark.parametrize('fault', sorted(set(FAULTS) - {'drops'}))
 def test_a_faulty_camera_is_told_within_two_seconds(
-    fault: str, baseline: Baseline, drive: Any, signs_of: Any
+    fault: str, baseline: Baseline, road_drive: Any, signs_of: Any
 ) -> None:
-    pictures = drive(80, 40)
+    pictures = road_drive(80, 40)
     bad = [faulty(picture, fault, 3, place) for place, picture in enumerate(pictures[20:])]
     monitor = DriftMonitor(baseline)
     before = run(monitor, signs_of(pictures[:20]))
@@ -122,10 +100,10 @@ def test_a_faulty_camera_is_told_within_two_seconds(
 
 
 def test_the_sentence_names_what_is_wrong_and_the_limit(
-    baseline: Baseline, drive: Any, signs_of: Any
+    baseline: Baseline, road_drive: Any, signs_of: Any
 ) -> None:
     monitor = DriftMonitor(baseline)
-    run(monitor, signs_of([faulty(picture, 'blur', 4) for picture in drive(80, 12)]))
+    run(monitor, signs_of([faulty(picture, 'blur', 4) for picture in road_drive(80, 12)]))
     assert monitor.state.judgement.level is Level.ERROR
     assert 'sharpness' in monitor.state.judgement.message
     figure = monitor.state.figures['sharpness']
@@ -134,29 +112,29 @@ def test_the_sentence_names_what_is_wrong_and_the_limit(
 
 
 def test_other_scores_on_the_same_pictures_are_told(
-    baseline: Baseline, drive: Any, signs_of: Any
+    baseline: Baseline, road_drive: Any, signs_of: Any
 ) -> None:
     monitor = DriftMonitor(baseline)
-    run(monitor, signs_of(drive(80, 15), shift=0.3))
+    run(monitor, signs_of(road_drive(80, 15), shift=0.3))
     told = {n for n, figure in monitor.state.figures.items() if figure.level is not Level.OK}
     assert {'alarms', 'raised', 'scores'} <= told
     assert not told & {'brightness', 'sharpness', 'pattern', 'codes'}
 
 
 def test_it_recovers_only_after_two_windows_of_calm(
-    baseline: Baseline, drive: Any, signs_of: Any
+    baseline: Baseline, road_drive: Any, signs_of: Any
 ) -> None:
     monitor = DriftMonitor(baseline)
-    run(monitor, signs_of([faulty(p, 'underexposure', 4) for p in drive(80, 15)]))
+    run(monitor, signs_of([faulty(p, 'underexposure', 4) for p in road_drive(80, 15)]))
     assert monitor.state.judgement.level is Level.ERROR
-    levels = run(monitor, signs_of(drive(95, 60)), 15)
+    levels = run(monitor, signs_of(road_drive(95, 60)), 15)
     calm = levels.index(Level.OK)
     assert 2 * drift.WINDOW <= calm < 4 * drift.WINDOW
     assert set(levels[calm:]) == {Level.OK}
 
 
-def test_a_frozen_camera_is_told_without_a_baseline(drive: Any, signs_of: Any) -> None:
-    (one, other) = signs_of(drive(0, 2))
+def test_a_frozen_camera_is_told_without_a_baseline(road_drive: Any, signs_of: Any) -> None:
+    (one, other) = signs_of(road_drive(0, 2))
     monitor = DriftMonitor()
     assert 'not calibrated' in monitor.state.judgement.message
     levels = run(monitor, [one, *[other] * 15])
@@ -165,8 +143,8 @@ def test_a_frozen_camera_is_told_without_a_baseline(drive: Any, signs_of: Any) -
     assert monitor.state.figures == {}
 
 
-def test_a_drive_that_stood_still_may_stand_as_long_again(drive: Any, signs_of: Any) -> None:
-    signs = signs_of(drive(0, 40))
+def test_a_drive_that_stood_still_may_stand_as_long_again(road_drive: Any, signs_of: Any) -> None:
+    signs = signs_of(road_drive(0, 40))
     standing = [*signs[:20], *[signs[19]] * 30, *signs[20:]]
     monitor = DriftMonitor(learnt(standing))
     assert monitor.frozen_limit_s == pytest.approx(6.0)
@@ -175,36 +153,36 @@ def test_a_drive_that_stood_still_may_stand_as_long_again(drive: Any, signs_of: 
     assert levels[-1] is Level.WARN
 
 
-def test_stamps_that_do_not_advance_freeze_nothing(drive: Any, signs_of: Any) -> None:
-    (one,) = signs_of(drive(0, 1))
+def test_stamps_that_do_not_advance_freeze_nothing(road_drive: Any, signs_of: Any) -> None:
+    (one,) = signs_of(road_drive(0, 1))
     monitor = DriftMonitor()
     assert {monitor.update(7, one).judgement.level for _ in range(50)} == {Level.OK}
 
 
 def test_a_camera_without_stamps_is_judged_all_the_same(
-    baseline: Baseline, drive: Any, signs_of: Any
+    baseline: Baseline, road_drive: Any, signs_of: Any
 ) -> None:
     monitor = DriftMonitor(baseline)
-    states = [monitor.update(0, one) for one in signs_of(drive(80, 20))]
+    states = [monitor.update(0, one) for one in signs_of(road_drive(80, 20))]
     assert {state.judgement.level for state in states} == {Level.OK}
-    bad = [faulty(picture, 'fog', 4) for picture in drive(100, 12)]
+    bad = [faulty(picture, 'fog', 4) for picture in road_drive(100, 12)]
     assert [monitor.update(0, one) for one in signs_of(bad)][-1].judgement.level is Level.ERROR
 
 
 def test_a_bag_that_starts_again_starts_the_monitor_again(
-    baseline: Baseline, drive: Any, signs_of: Any
+    baseline: Baseline, road_drive: Any, signs_of: Any
 ) -> None:
     monitor = DriftMonitor(baseline)
-    run(monitor, signs_of([faulty(p, 'underexposure', 4) for p in drive(80, 15)]), first=1000)
-    state = monitor.update(0, signs_of(drive(0, 1))[0])
+    run(monitor, signs_of([faulty(p, 'underexposure', 4) for p in road_drive(80, 15)]), first=1000)
+    state = monitor.update(0, signs_of(road_drive(0, 1))[0])
     assert state.judgement.level is Level.OK
     assert state.figures == {}
 
 
-def test_a_baseline_survives_json(baseline: Baseline, drive: Any, signs_of: Any) -> None:
+def test_a_baseline_survives_json(baseline: Baseline, road_drive: Any, signs_of: Any) -> None:
     again = Baseline.from_dict(json.loads(json.dumps(baseline.to_dict(), allow_nan=False)))
     assert again.to_dict() == baseline.to_dict()
-    signs = signs_of([faulty(picture, 'dirt', 2) for picture in drive(80, 15)])
+    signs = signs_of([faulty(picture, 'dirt', 2) for picture in road_drive(80, 15)])
     one, other = DriftMonitor(baseline), DriftMonitor(again)
     for place, frame in enumerate(signs):
         assert one.update(place * STEP, frame) == other.update(place * STEP, frame)
@@ -242,36 +220,57 @@ def test_the_baseline_of_the_topic_or_the_only_one(baseline: Baseline) -> None:
     assert baseline_for({'/a/image_raw': fields, '/b/image_raw': other}, '/c/image_raw') is None
     assert baseline_for({'/a/image_raw': fields}, '/c/image_raw') is not None
     assert baseline_for(None, '/c/image_raw') is None
+    compressed = {'/a/image_raw/compressed': fields, '/b/image_raw': other}
+    found = [baseline_for(compressed, f'/{c}/image_raw{end}') for c, end in _ENDS]
+    assert [one is not None and one.frames for one in found] == [fields['frames'], 7, False]
+
+
+_ENDS = (('a', ''), ('b', '/compressed'), ('c', '/compressed'))
+
+
+def test_learners_put_together_teach_what_one_would_have_learnt(
+    road_drive: Any, signs_of: Any
+) -> None:
+    drives = [signs_of(road_drive(0, 30)), signs_of(road_drive(40, 130))]
+    one, together = Learner(), Learner()
+    for signs in drives:
+        stamped = [(place * STEP, one_of) for place, one_of in enumerate(signs)]
+        one.add_drive(stamped)
+        part = Learner()
+        for stamp_ns, one_of in stamped:
+            part.add(stamp_ns, one_of)
+        together.add_learnt(copy.deepcopy(part))
+    assert together.baseline().to_dict() == one.baseline().to_dict()
 
 
 @pytest.mark.parametrize('count', [0, 1, 9])
-def test_too_few_frames_teach_nothing(count: int, drive: Any, signs_of: Any) -> None:
+def test_too_few_frames_teach_nothing(count: int, road_drive: Any, signs_of: Any) -> None:
     with pytest.raises(DriftError, match=r'^\d different frames'):
-        learnt(signs_of(drive(0, count)))
+        learnt(signs_of(road_drive(0, count)))
 
 
-def test_frames_that_are_all_equal_teach_nothing(drive: Any, signs_of: Any) -> None:
+def test_frames_that_are_all_equal_teach_nothing(road_drive: Any, signs_of: Any) -> None:
     with pytest.raises(DriftError, match=r'^[01] different'):
-        learnt(signs_of(drive(0, 1)) * 50)
+        learnt(signs_of(road_drive(0, 1)) * 50)
     learner = Learner()
-    for one in signs_of(drive(0, 1)) * 50:
+    for one in signs_of(road_drive(0, 1)) * 50:
         learner.add(0, one)
     with pytest.raises(DriftError, match=r'^1 different'):
         learner.baseline()
 
 
-def test_short_drives_teach(drive: Any, signs_of: Any) -> None:
-    baseline = learnt(signs_of(drive(0, 10)))
+def test_short_drives_teach(road_drive: Any, signs_of: Any) -> None:
+    baseline = learnt(signs_of(road_drive(0, 10)))
     assert set(baseline.limits) == set(STATISTICS)
-    assert set(run(DriftMonitor(baseline), signs_of(drive(0, 10)))) == {Level.OK}
+    assert set(run(DriftMonitor(baseline), signs_of(road_drive(0, 10)))) == {Level.OK}
 
 
 def test_a_long_drive_is_thinned_evenly(
-    drive: Any, signs_of: Any, monkeypatch: pytest.MonkeyPatch
+    road_drive: Any, signs_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drift, '_STRETCH', 10)
     monkeypatch.setattr(drift, '_MOST_FRAMES', 40)
-    signs = signs_of(drive(0, 160))
+    signs = signs_of(road_drive(0, 160))
     baseline = learnt(signs)
     assert 20 <= baseline.frames <= 40
     by_hand = learnt([one for start in range(0, 160, 40) for one in signs[start : start + 10]])
@@ -280,9 +279,9 @@ def test_a_long_drive_is_thinned_evenly(
 
 @pytest.mark.parametrize(('order', 'code'), [('rgb', cv2.COLOR_BGR2RGB), ('mono', None)])
 def test_the_order_of_the_channels_does_not_matter(
-    order: Any, code: int | None, drive: Any, signs_of: Any, tiny_info: ModelInfo
+    order: Any, code: int | None, road_drive: Any, signs_of: Any, tiny_info: ModelInfo
 ) -> None:
-    (picture,) = drive(5, 1)
+    (picture,) = road_drive(5, 1)
     raw = np.zeros((16, 32), np.float32)
     detection = Detection(None, raw, raw.astype(np.uint8), raw, None)
     edges = score_edges(tiny_info)
@@ -298,8 +297,8 @@ def test_the_order_of_the_channels_does_not_matter(
     assert one.codes is None
 
 
-def test_what_is_the_same_in_all_frames_is_the_pattern(drive: Any, signs_of: Any) -> None:
-    signs = signs_of(drive(0, 60)[::6])
+def test_what_is_the_same_in_all_frames_is_the_pattern(road_drive: Any, signs_of: Any) -> None:
+    signs = signs_of(road_drive(0, 60)[::6])
     window = Window()
     for one in signs:
         window.add(one, 0.0)
@@ -318,8 +317,8 @@ def test_what_is_the_same_in_all_frames_is_the_pattern(drive: Any, signs_of: Any
     assert half._pattern() == pytest.approx(0.5, abs=0.03)
 
 
-def test_a_standing_camera_counts_one_frame_only(drive: Any, signs_of: Any) -> None:
-    (one,) = signs_of(drive(0, 1))
+def test_a_standing_camera_counts_one_frame_only(road_drive: Any, signs_of: Any) -> None:
+    (one,) = signs_of(road_drive(0, 1))
     window = Window()
     for _ in range(20):
         window.add(one, 0.1)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vq_anomaly_ros.detection import calibration_file, model_file
+from vq_anomaly_ros.detection.drift import STATISTICS, Baseline
 from vq_anomaly_ros.replay import bags
 from vq_anomaly_ros.replay.calibrate import main
 from vq_anomaly_ros.replay.evaluate_bag import main as evaluate
+from vq_anomaly_ros.replay.faults import faulty
 
 FRAMES = 25
 TOPIC = '/front/image_raw'
@@ -53,6 +55,64 @@ def test_a_calibration_is_written_and_used(
     summary = json.loads((report / 'summary.json').read_text())
     assert summary['calibration']['source'] == 'quiet'
     assert summary['anomaly_fraction'] == pytest.approx(0.02, rel=0.3)
+
+
+def test_the_limits_of_drift_are_learnt_and_watched(
+    tmp_path: Path,
+    tiny_model: Path,
+    road_drive: Callable[..., list[np.ndarray]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    quiet = write_bag(tmp_path / 'quiet', road_drive(0, 120))
+    out = tmp_path / 'c.json'
+    assert calibrate(quiet, tiny_model, out) == 0
+    assert 'drift monitor  limits learnt' in capsys.readouterr().out
+    file = calibration_file.read(out)
+    assert file.drift is not None and list(file.drift) == [TOPIC]
+    assert file.watches_codes
+    baseline = Baseline.from_dict(file.drift[TOPIC])
+    assert (baseline.frames, set(baseline.limits)) == (120, set(STATISTICS))
+
+    pictures = road_drive(120, 40)
+    dark = [*pictures[:20], *(faulty(one, 'underexposure', 3) for one in pictures[20:])]
+    for name, shown in {'same': pictures, 'dark': dark}.items():
+        bag = write_bag(tmp_path / name, shown)
+        options = ['--out', str(tmp_path / f'of_{name}'), '--no-video', '--calibration', str(out)]
+        assert evaluate([str(bag), '--model', str(tiny_model), *options]) == 0
+    same, told = (
+        json.loads((tmp_path / f'of_{name}' / 'summary.json').read_text())
+        for name in ('same', 'dark')
+    )
+    assert (same['events'], same['drift']['warn_frames']) == ([], 0)
+    assert 0 < same['drift']['brightness_excess'] < 1 < told['drift']['brightness_excess']
+    assert told['drift']['warn_frames'] + told['drift']['error_frames'] > 10
+    first = told['events'][0]
+    onset = 10**9 + 20 * 10**8
+    assert (first['topic'], first['kind']) == (TOPIC, 'drift')
+    assert onset <= first['stamp_ns'] <= onset + 2 * 10**9
+    output = tmp_path / 'of_dark' / 'output'
+    written = [json.loads(bags.deserialize(raw).data) for raw in events_of(output)]
+    assert [one['stamp_ns'] for one in written] == [one['stamp_ns'] for one in told['events']]
+    pictures_told = list(bags.read_images(output, '/front/anomaly/event_image'))
+    assert [stamp_ns for stamp_ns, _, _ in pictures_told] == [one['stamp_ns'] for one in written]
+
+
+def events_of(output: Path) -> Iterator[bags.RawMessage]:
+    return bags.read_raw(output, ['/front/anomaly/events'])
+
+
+def test_a_drive_that_cannot_teach_drift_calibrates_scores_all_the_same(
+    tmp_path: Path,
+    tiny_model: Path,
+    picture: Callable[..., np.ndarray],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    few = write_bag(tmp_path / 'few', [picture(seed % 5, 64, 128) for seed in range(FRAMES)])
+    assert calibrate(few, tiny_model, tmp_path / 'c.json') == 0
+    told = capsys.readouterr()
+    assert f'{TOPIC}: no limits of drift: 5 different frames' in told.err
+    assert 'only frozen frames will be told' in told.out
+    assert calibration_file.read(tmp_path / 'c.json').drift is None
 
 
 def test_the_calibration_of_another_model_is_refused(

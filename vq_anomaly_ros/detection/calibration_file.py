@@ -146,6 +146,12 @@ class CalibrationFile:
         return sum(bag.frames for bag in self.bags)
 
     @property
+    def watches_codes(self) -> bool:
+        """Whether the limits of the drift monitor ask for the codevectors that are in use."""
+        baselines = (self.drift or {}).values()
+        return any(isinstance(one, dict) and one.get('codes') is not None for one in baselines)
+
+    @property
     def sha256(self) -> str:
         """Hash of the content, to tell one calibration from another in reports."""
         text = json.dumps(self.to_dict(), sort_keys=True)

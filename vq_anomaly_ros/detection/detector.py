@@ -32,11 +32,12 @@ class DetectorConfig:
     model: path of the model file; backend: see engines.open_engine; output_size: 'camera' (the
     frame's size) or 'network' (the score map's size); target_fpr: false-positive rate of the mask,
     in (0, 1); threads: 0 = the runtime's choice; with_labels, with_codes: whether to compute them,
-    where the model has them; label_upsampling: labels of the camera's size are those of the score
-    map ('nearest', cheap) or the argmax of bilinearly upsampled class scores ('bilinear', smooth
-    edges, as in evaluation); min_obstacle_area: smallest share of a picture, 0..1, that is told as
-    an obstacle; gpu: how TensorRT builds and runs, where it is the backend; calibration: path of a
-    file that `calibrate` wrote for this model, None for the table inside the model.
+    where the model has them (codes also where the calibration's drift monitor asks for them);
+    label_upsampling: labels of the camera's size are those of the score map ('nearest', cheap) or
+    the argmax of bilinearly upsampled class scores ('bilinear', smooth edges, as in evaluation);
+    min_obstacle_area: smallest share of a picture, 0..1, that is told as an obstacle; gpu: how
+    TensorRT builds and runs, where it is the backend; calibration: path of a file that `calibrate`
+    wrote for this model, None for the table inside the model.
     """
 
     model: Path
@@ -102,7 +103,7 @@ class Detector:
         self.info = self.model.info
         self.calibration_file = _calibration_file_of(self.model, config)
         self.calibration = _calibration_of(self.model, self.calibration_file)
-        outputs = _outputs_of(self.info, config)
+        outputs = self._outputs()
         self.engine = open_engine(self.model, config.backend, outputs, config.threads, config.gpu)
         self._scratch = np.empty((*self.info.input_size, 3), np.uint8)
         self._scratch_mono = np.empty(self.info.input_size, np.uint8)
@@ -146,12 +147,25 @@ class Detector:
             self._leave_gpu(error)
             return self._detect(frames, self.info.input_size)
 
+    def _outputs(self) -> list[str]:
+        """The outputs of the model that this detector computes."""
+        config, available = self.config, self.info.output_layouts()
+        wanted = ['score']
+        if config.with_labels and 'labels' in available:
+            wanted.append('labels')
+            if config.label_upsampling == 'bilinear':
+                wanted.append('class_scores')
+        file = self.calibration_file
+        watched = file is not None and file.watches_codes
+        if (config.with_codes or watched) and 'codes' in available:
+            wanted.append('codes')
+        return wanted
+
     def _leave_gpu(self, error: EngineError) -> None:
         """Go on with a CPU runtime, as the backend 'auto' allows."""
         if self.config.gpu is not None:
             self.config.gpu.report(f'the GPU is given up for a CPU runtime: {error}')
-        outputs = _outputs_of(self.info, self.config)
-        engine = open_cpu_engine(self.model, outputs, self.config.threads)
+        engine = open_cpu_engine(self.model, self._outputs(), self.config.threads)
         given_up, self.engine = self.engine, engine
         given_up.close()
 
@@ -249,18 +263,6 @@ def _resized(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np
     if image.shape == size:
         return image.copy()
     return cv2.resize(image, (size[1], size[0]), interpolation=interpolation)
-
-
-def _outputs_of(info: ModelInfo, config: DetectorConfig) -> list[str]:
-    available = info.output_layouts()
-    wanted = ['score']
-    if config.with_labels and 'labels' in available:
-        wanted.append('labels')
-        if config.label_upsampling == 'bilinear':
-            wanted.append('class_scores')
-    if config.with_codes and 'codes' in available:
-        wanted.append('codes')
-    return wanted
 
 
 def _calibration_file_of(model: ModelFile, config: DetectorConfig) -> CalibrationFile | None:

@@ -28,10 +28,12 @@ from vq_anomaly_ros.detection.levels import Hysteresis, Judgement, Level
 WINDOW = 10  # frames
 FEWEST = 5  # frames that are judged
 FEWEST_LEARNT = 10  # different frames that make a baseline
+FROZEN = 'frozen'  # the name of what needs no baseline: the same frame again and again
 _GAP_NS = 5_000_000_000  # after such a pause what was seen before says nothing
 _CALM = 2 * WINDOW  # better frames that lower the level
 _FROZEN_S = 0.5
 _FROZEN_FRAMES = 3
+_COMPRESSED = '/compressed'
 _STRETCH = 100  # frames that a learner keeps or drops together
 _MOST_FRAMES = 4000
 # A frame counts for `pattern` that differs from the last counted one by so much of what is usual.
@@ -85,12 +87,14 @@ class Limit(NamedTuple):
     low: float | None
     high: float | None
 
+    def excess(self, value: float) -> float:
+        """Distance from the median: 1 where WARN begins, 2 where ERROR does; 0 without limit."""
+        reach = self.high if value > self.median else self.low
+        return 0.0 if reach is None else (value - self.median) / (reach - self.median)
+
     def level(self, value: float) -> Level:
         """OK within the limits, WARN outside, ERROR at twice their distance from the median."""
-        reach = self.high if value > self.median else self.low
-        if reach is None:
-            return Level.OK
-        excess = (value - self.median) / (reach - self.median)
+        excess = self.excess(value)
         return Level.ERROR if excess > 2 else Level.WARN if excess > 1 else Level.OK
 
 
@@ -176,31 +180,47 @@ class Baseline:
 def baseline_for(section: dict[str, Any] | None, topic: str) -> Baseline | None:
     """The baseline of an image topic in the section `drift` of a calibration file.
 
-    That of the topic itself; a calibration of one camera alone holds for every camera; else None.
-    Raises DriftError.
+    That of the topic itself, compressed or not; a calibration of one camera alone holds for every
+    camera; else None. Raises DriftError.
     """
     if not section:
         return None
-    if topic in section:
-        return Baseline.from_dict(section[topic])
+    raw = topic.removesuffix(_COMPRESSED)
+    for name in (topic, raw, f'{raw}{_COMPRESSED}'):
+        if name in section:
+            return Baseline.from_dict(section[name])
     return Baseline.from_dict(next(iter(section.values()))) if len(section) == 1 else None
 
 
 class Figure(NamedTuple):
-    """Value of a statistic over the last frames, and its limits; None where there is none."""
+    """Value of a statistic over the last frames, and its limits; None where there is none.
+
+    excess: see Limit.excess.
+    """
 
     value: float
     low: float | None
     high: float | None
     level: Level
+    excess: float
 
 
 class DriftState(NamedTuple):
-    """What the monitor says of a camera; figures: by statistic, empty where it cannot judge."""
+    """What the monitor says of a camera; figures: by statistic, empty where it cannot judge.
+
+    frozen_s: for how long the same frame has been coming; frozen: the same as an excess.
+    """
 
     judgement: Judgement
     figures: dict[str, Figure]
     frozen_s: float = 0.0
+    frozen: float = 0.0
+
+    @property
+    def excesses(self) -> dict[str, float]:
+        """How far each statistic is from what is usual, see Limit.excess; and FROZEN."""
+        found = {name: figure.excess for name, figure in self.figures.items()}
+        return found | {FROZEN: self.frozen}
 
 
 class Window:
@@ -317,6 +337,15 @@ class Learner:
             self.add(stamp_ns, signs)
         self.end_drive()
 
+    def add_learnt(self, other: Learner) -> None:
+        """Take in what another one gathered, as if its drives had come here after the others."""
+        self.end_drive()
+        other.end_drive()
+        for stretch in other._stretches:
+            self._current = stretch
+            self._close()
+        self._frozen_s = max(self._frozen_s, other._frozen_s)
+
     def end_drive(self) -> None:
         """What comes next does not follow what came before."""
         self._close()
@@ -420,7 +449,14 @@ class DriftMonitor:
             if len(self._window) >= FEWEST:
                 figures = _figures(self._window, self.baseline)
         judgement = max(self._frozen(), self._judged(figures), key=lambda one: one.level)
-        self.state = DriftState(self._hysteresis.update(judgement), figures, self._run.seconds)
+        seconds = self._run.seconds
+        frozen = seconds / self.frozen_limit_s
+        self.state = DriftState(
+            self._hysteresis.update(judgement),
+            figures,
+            seconds,
+            frozen if self.is_frozen else min(frozen, 1.0),
+        )
         return self.state
 
     @property
@@ -456,7 +492,8 @@ def _figures(window: Window, baseline: Baseline) -> dict[str, Figure]:
     figures = {}
     for name, value in window.values(baseline.reference).items():
         if (limit := baseline.limits.get(name)) is not None:
-            figures[name] = Figure(value, limit.low, limit.high, limit.level(value))
+            excess = limit.excess(value)
+            figures[name] = Figure(value, limit.low, limit.high, limit.level(value), excess)
     return figures
 
 

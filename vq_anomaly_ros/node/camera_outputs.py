@@ -14,6 +14,7 @@ from std_msgs.msg import Header, String
 
 from vq_anomaly_ros import outputs
 from vq_anomaly_ros.detection.detector import Detection
+from vq_anomaly_ros.detection.events import Event
 from vq_anomaly_ros.detection.model_file import ModelInfo
 from vq_anomaly_ros.detection.overlay import overlay
 from vq_anomaly_ros.images import Frame
@@ -58,6 +59,8 @@ class CameraOutputs:
             )
             self._streams['camera_info'] = self._stream('camera_info', CameraInfo)
             self._streams['obstacles_json'] = self._stream('obstacles_json', String)
+            self._streams['events'] = self._stream('events', String)
+            self._streams['event_image'] = self._stream('event_image', Image)
             self._label_info_json = self._latched('label_info_json', String)
             if self._vision is not None:
                 self._streams['obstacles'] = self._stream(
@@ -84,6 +87,16 @@ class CameraOutputs:
             scaled = scaled_camera_info(camera_info, detection.score.shape, header)
             self._streams['camera_info'].publish(scaled)
         self._publish_obstacles(header, detection)
+
+    def publish_event(
+        self, header: Header, event: Event, frame: Frame, detection: Detection
+    ) -> None:
+        """Publish what begins with `frame`, and a picture of it."""
+        told = outputs.event_message(event, header.frame_id)
+        self._streams['events'].publish(string_message(told))
+        if self._wanted('event_image'):
+            picture = overlay(frame, detection, self._info)
+            self._streams['event_image'].publish(image_message(header, picture, 'bgr8'))
 
     def publish_label_info(self, text: str, target_fpr: float) -> None:
         """Publish (latched) what the values of the images mean."""

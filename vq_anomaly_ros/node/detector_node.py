@@ -28,7 +28,14 @@ from vq_anomaly_ros.detection.engines import EngineError
 from vq_anomaly_ros.node import parameters
 from vq_anomaly_ros.node.camera_input import CameraInput
 from vq_anomaly_ros.node.camera_outputs import CameraOutputs
-from vq_anomaly_ros.node.health import CameraHealth, Judgement, Level, Limits
+from vq_anomaly_ros.node.health import (
+    CameraHealth,
+    Judgement,
+    Level,
+    Limits,
+    drift_figures,
+    worse,
+)
 from vq_anomaly_ros.node.messages import DIAGNOSTICS_QOS, status_message
 from vq_anomaly_ros.node.pipeline import Pipeline
 from vq_anomaly_ros.node.rescue import EXIT_CODE, Rescue, end_now
@@ -232,6 +239,8 @@ class AnomalyDetectorNode(LifecycleNode):
             now, pipeline.frames.counts(camera), latency, limits
         )
         continuity = pipeline.continuity[camera]
+        drift = pipeline.watches[camera].drift
+        judgement = worse(judgement, drift.judgement)
         figures = {
             'topic': self._inputs[camera].topic,
             **figures,
@@ -240,6 +249,7 @@ class AnomalyDetectorNode(LifecycleNode):
             'lost by gaps of the stamps': str(self._inputs[camera].gaps.lost),
             'stamps that jumped back': str(continuity.jumps_back),
             'changes of size or encoding': str(continuity.changes),
+            **drift_figures(drift),
             **about,
         }
         return status_message(f'{self.get_name()}: {camera}', camera, judgement, figures)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vq_anomaly_ros.detection.drift import DriftState
 from vq_anomaly_ros.detection.levels import Hysteresis, Judgement, Level
 from vq_anomaly_ros.node.latest_frames import Counts
 
@@ -120,6 +121,25 @@ def judge(recent: Recent, silence: float, limits: Limits) -> Judgement:
         share = recent.superseded / recent.received
         return Judgement(Level.WARN, f'{share:.0%} of the frames superseded, the detector is slow')
     return Judgement(Level.OK, 'running')
+
+
+def worse(health: Judgement, drift: Judgement) -> Judgement:
+    """Return the worse one of what is said of a camera's frames and of its pictures; or both."""
+    if drift.level is Level.OK:
+        return health
+    about = f'drift: {drift.message}'
+    if health.level is Level.OK:
+        return Judgement(drift.level, about)
+    return Judgement(max(health.level, drift.level), f'{health.message}; {about}')
+
+
+def drift_figures(drift: DriftState) -> dict[str, str]:
+    """Return what the drift monitor says, {name: text} of /diagnostics: a value and its limits."""
+    told = {'drift': f'{drift.judgement.level.name}: {drift.judgement.message}'}
+    for name, figure in drift.figures.items():
+        low, high = ('' if end is None else f'{end:.3g}' for end in (figure.low, figure.high))
+        told[f'drift {name}'] = f'{figure.value:.3g} ({low}..{high})'
+    return told
 
 
 class Throttle:

@@ -27,6 +27,7 @@ from vq_anomaly_ros.detection.detector import (
     OutputSize,
 )
 from vq_anomaly_ros.detection.engines.gpu_options import GpuOptions, Precision
+from vq_anomaly_ros.detection.events import CameraWatch, camera_watch
 from vq_anomaly_ros.detection.model_file import ModelInfo, find_model
 from vq_anomaly_ros.images import Frame, ImageError, as_frame
 from vq_anomaly_ros.node.camera_outputs import CameraOutputs
@@ -63,8 +64,8 @@ class Pipeline:
         watchdog: watches every frame in work.
 
         Raises:
-            ValueError, OSError, EngineError: the model, the palette or the engine cannot be used,
-                or two cameras are one.
+            ValueError, OSError, EngineError: the model, its calibration, the palette or the engine
+                cannot be used, or two cameras are one.
         """
         self._node = node
         self._settings = settings
@@ -90,6 +91,7 @@ class Pipeline:
             self.latency = {camera: LatencyWindow() for camera in settings.cameras}
             self.waits = {camera: LatencyWindow() for camera in settings.cameras}
             self.continuity = {camera: Continuity() for camera in settings.cameras}
+            self.watches = {camera: self._watch_of(camera) for camera in settings.cameras}
             self.camera_infos: dict[str, CameraInfo] = {}
             self._worker = self._new_worker()
             self.outputs: dict[str, CameraOutputs] = {}
@@ -187,6 +189,7 @@ class Pipeline:
         """Results to messages; on the publisher's thread, while the next frame is looked at."""
         with self._watching(f'to publish a frame of {taken.camera}'):
             self.outputs[taken.camera].publish(taken.item.header, *found)
+            self._tell_events(taken, found)
         now = time.monotonic()
         self.latency[taken.camera].add(now, now - taken.arrived)
 
@@ -196,6 +199,18 @@ class Pipeline:
         with self._watchdog.watching(what) as work:
             self._works[threading.current_thread().name] = work
             yield
+
+    def _tell_events(self, taken: Taken[Any], found: Found) -> None:
+        """What begins with this frame: on its topics and in the log."""
+        camera, header = taken.camera, taken.item.header
+        for event in self.watches[camera].see(stamp_ns(header), found.frame, found.detection):
+            self.outputs[camera].publish_event(header, event, found.frame, found.detection)
+            self._say(camera, event.kind, 'warning', f'{event.level.name}: {event.message}')
+
+    def _watch_of(self, camera: str) -> CameraWatch:
+        """The drift monitor of a camera, with the limits of the calibration where it has some."""
+        topic = self._node.resolve_topic_name(self._settings.input_topic(camera))
+        return camera_watch(self.info, self.detector.calibration_file, topic)
 
     def _watch(self, camera: str, message: Any, frame: Frame) -> None:
         """Say what changed since the camera's last frame, at most once a second."""

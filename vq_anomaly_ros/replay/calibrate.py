@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +20,12 @@ from vq_anomaly_ros.detection.calibration_file import CalibrationFile
 from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
 from vq_anomaly_ros.detection.engines import EngineError
 from vq_anomaly_ros.detection.model_file import ModelFileError, find_model
-from vq_anomaly_ros.images import Frame, ImageError, as_frame
 from vq_anomaly_ros.replay import bags
 from vq_anomaly_ros.replay.bags import BagError
 from vq_anomaly_ros.replay.files import OutputError, write_text
 from vq_anomaly_ros.replay.interruption import interruptible
-from vq_anomaly_ros.replay.normal_scores import PIXEL_TARGETS, DriveScores, fit
+from vq_anomaly_ros.replay.learnt_drive import calibration_of, frames_of, learn_drive
+from vq_anomaly_ros.replay.normal_scores import PIXEL_TARGETS
 from vq_anomaly_ros.replay.options import threads
 from vq_anomaly_ros.replay.progress import progress_bar
 from vq_anomaly_ros.replay.topic_choice import ask_for_topic
@@ -62,24 +62,15 @@ def calibrate(config: CalibrateConfig, console: Console | None = None) -> Calibr
     with Detector(_detector_config(config)) as detector, progress_bar(console) as progress:
         task = progress.add_task('calibrating', total=total)
         drives = [
-            drive_scores(
-                progress.track(_frames(bag, topic), task_id=task), detector, bag.name, topic
+            learn_drive(
+                progress.track(frames_of(bag, topic), task_id=task), detector, bag.name, topic
             )
             for bag, topic in topics
         ]
-        return fit(drives, detector.info, config.polluted, config.target_fpr)
-
-
-def drive_scores(
-    frames: Iterable[Frame | None], detector: Detector, name: str, topic: str
-) -> DriveScores:
-    """The scores of one drive; name: of the bag; frames that are None could not be read."""
-    drive = DriveScores(detector.info, name, topic)
-    for frame in frames:
-        if frame is not None:
-            (detection,) = detector.detect([frame])
-            drive.add(detection.raw_score, detection.labels)
-    return drive
+        file, problems = calibration_of(drives, detector.info, config.polluted, config.target_fpr)
+    for sentence in [*(one for drive in drives for one in drive.left_out), *problems]:
+        print(f'calibrate: {sentence}', file=sys.stderr)
+    return file
 
 
 def _detector_config(config: CalibrateConfig) -> DetectorConfig:
@@ -88,18 +79,9 @@ def _detector_config(config: CalibrateConfig) -> DetectorConfig:
         backend=config.backend,
         threads=config.threads,
         output_size='network',
+        with_codes=True,
         min_obstacle_area=1.0,
     )
-
-
-def _frames(bag: Path, topic: str) -> Iterator[Frame | None]:
-    """The frames of a drive, None for what is no picture."""
-    for _, _, message in bags.read_images(bag, topic):
-        try:
-            yield as_frame(message)
-        except ImageError as error:
-            print(f'calibrate: {bag}: a frame is left out: {error}', file=sys.stderr)
-            yield None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,6 +111,8 @@ def _tell(file: CalibrationFile, out: Path) -> None:
             f'a {rate.per:<19}  {rate.target:<9.2g}   {rate.rate:<8.2g}   '
             f'{rate.low:.2g} to {rate.high:.2g}'
         )
+    told = 'limits learnt' if file.drift else 'no limits, only frozen frames will be told'
+    print(f'drift monitor  {told}')
     print(f'calibration  {out}')
 
 

@@ -146,7 +146,7 @@ def _replay(config: DemoConfig, model: ModelFile, folder: Path, console: Console
 
 
 def _result_topics(model: ModelFile) -> list[str]:
-    names = ['score', 'mask', 'obstacles_json', 'label_info_json']
+    names = ['score', 'mask', 'obstacles_json', 'events', 'label_info_json']
     names += ['semantic_mask'] if model.info.classes else []
     return [f'{anomaly_topics(TOPIC)}/{name}' for name in names]
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vq_anomaly_ros.replay.event_log import LoggedEvent
 from vq_anomaly_ros.replay.frame_results import DriveStatistics, DroppedFrame, FrameRow
 from vq_anomaly_ros.replay.frame_series import FRAMES, FramesError, read_frames
 from vq_anomaly_ros.replay.gallery import Picture
@@ -28,6 +29,7 @@ class DriveRecord:
 
     statistics: DriveStatistics
     pictures: list[Picture] = field(default_factory=list)
+    events: list[LoggedEvent] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
         """Write what frames.json does not hold into a new folder."""
@@ -36,6 +38,7 @@ class DriveRecord:
         parts = {
             'dropped': [dataclasses.asdict(frame) for frame in self.statistics.dropped],
             'pictures': [_plain(picture, rows) for picture in self.pictures],
+            'events': [[event.to_dict(), event.picture] for event in self.events],
         }
         (folder / _PARTS).write_text(json.dumps(parts))
         if self.statistics.labels is not None:
@@ -54,6 +57,7 @@ class DriveRecord:
         try:
             parts = json.loads((results / RECORD / _PARTS).read_text())
             self.pictures += [_picture(fields, rows) for fields in parts['pictures']]
+            self.events += [LoggedEvent.from_dict(*parts_of) for parts_of in parts['events']]
             self.statistics.rows += rows
             self.statistics.dropped += [DroppedFrame(**fields) for fields in parts['dropped']]
             if self.statistics.labels is not None:

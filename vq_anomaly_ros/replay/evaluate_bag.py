@@ -22,12 +22,14 @@ from rich.console import Console
 from vq_anomaly_ros.detection.calibration import CalibrationError
 from vq_anomaly_ros.detection.detector import Detection, Detector, DetectorConfig, OutputSize
 from vq_anomaly_ros.detection.engines import EngineError
+from vq_anomaly_ros.detection.events import Event, camera_watch
 from vq_anomaly_ros.detection.model_file import ModelFileError, ModelInfo, find_model
 from vq_anomaly_ros.detection.overlay import overlay
 from vq_anomaly_ros.images import Frame, ImageError, as_frame, compressed_fields
 from vq_anomaly_ros.outputs import (
     anomaly_topics,
     detection_images,
+    event_message,
     label_info,
     obstacles_message,
 )
@@ -182,6 +184,7 @@ def _detections(
     warm = False
     judged = 0
     for bag, topic in topics.items():
+        watch = camera_watch(detector.info, detector.calibration_file, topic)
         for stamp_ns, _, message in bags.read_images(bag, topic):
             try:
                 frame = as_frame(message)
@@ -197,9 +200,22 @@ def _detections(
             frame_id = message.header.frame_id
             write_detection(output, topic, stamp_ns, frame_id, detection, detector.info)
             _write_overlay(output, topic, stamp_ns, frame_id, frame, detection, detector.info)
+            events = watch.see(stamp_ns, frame, detection)
+            for event in events:
+                _write_event(output, topic, frame_id, event, frame, detection, detector.info)
             truth = labels.of(bag, stamp_ns) if labels is not None else None
             judged += truth is not None
-            yield FrameResult(stamp_ns, bag.name, topic, frame, detection, latency_ms, truth)
+            yield FrameResult(
+                stamp_ns,
+                bag.name,
+                topic,
+                frame,
+                detection,
+                latency_ms,
+                truth,
+                watch.drift,
+                tuple(events),
+            )
     if not warm:
         raise BagError(
             f'{", ".join(map(str, topics))}: no frame of {", ".join(topics.values())} can be '
@@ -256,6 +272,23 @@ def _write_overlay(
     jpeg = compressed_fields(overlay(frame, detection, info), 'jpeg')
     name = f'{anomaly_topics(topic)}/overlay/compressed'
     output.write_compressed(name, stamp_ns, jpeg['data'], jpeg['format'], frame_id)
+
+
+def _write_event(
+    output: BagWriter,
+    topic: str,
+    frame_id: str,
+    event: Event,
+    frame: Frame,
+    detection: Detection,
+    info: ModelInfo,
+) -> None:
+    """Write what the node would publish of an event: its words and its picture."""
+    namespace = anomaly_topics(topic)
+    told = json.dumps(event_message(event, frame_id), sort_keys=True)
+    output.write_string(f'{namespace}/events', event.stamp_ns, told)
+    picture = overlay(frame, detection, info)
+    output.write_image(f'{namespace}/event_image', event.stamp_ns, picture, 'bgr8', frame_id)
 
 
 def _shown(

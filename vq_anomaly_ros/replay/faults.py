@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from rich.console import Console
 
+from vq_anomaly_ros.detection.drift import FROZEN  # of the stream: the frame before comes again
 from vq_anomaly_ros.images import ImageError, as_frame, compressed_fields
 from vq_anomaly_ros.replay.bags import (
     COMPRESSED_IMAGE,
@@ -32,7 +33,6 @@ from vq_anomaly_ros.replay.interruption import interruptible
 from vq_anomaly_ros.replay.progress import progress_bar
 
 SEVERITIES = (1, 2, 3, 4, 5)
-FROZEN = 'frozen'  # a fault of the stream: the frame before comes again, under a new stamp
 
 # A picture uint8 BGR [H, W, 3], the level of the severity, what stays in place over the frames of a
 # drive, what is new in each -> the faulty picture, uint8 BGR [H, W, 3].

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 
 from vq_anomaly_ros.detection.calibration import SMALLEST_TAIL, rarity
 from vq_anomaly_ros.detection.detector import Detection
+from vq_anomaly_ros.detection.drift import FROZEN, STATISTICS, DriftState
+from vq_anomaly_ros.detection.events import Event
+from vq_anomaly_ros.detection.levels import Level
 from vq_anomaly_ros.images import Frame
 from vq_anomaly_ros.metrics.pixel import MetricError
 from vq_anomaly_ros.replay.exceedances import TARGETS, counts_above, named
@@ -27,7 +31,8 @@ class FrameResult:
     """One frame of a drive and what was said of it.
 
     source: name of the bag; topic: of the image; latency_ms: time that the detection took, None
-    where it is unknown; truth: the frame's labels, if it has any.
+    where it is unknown; truth: the frame's labels, if it has any; drift: what the camera's drift
+    monitor says after it, None where there was none; events: what begins with it.
     """
 
     stamp_ns: int
@@ -37,6 +42,8 @@ class FrameResult:
     detection: Detection
     latency_ms: float | None = None
     truth: Truth | None = None
+    drift: DriftState | None = None
+    events: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,8 @@ class FrameRow:
     labelled_fraction: share of the pixels labelled an anomaly, None without labels; class_shares:
     float64 [C], share of the pixels a class, or None; obstacles: how many were told; score: the
     highest raw score, by which the benchmark judges an image; above: how many of the `pixels` have
-    a calibrated score above 1 - t for each of exceedances.TARGETS.
+    a calibrated score above 1 - t for each of exceedances.TARGETS; drift_level: 0 OK, 1 WARN, 2
+    ERROR, None without a drift monitor; drift: {statistic: excess}, see drift.DriftState.excesses.
     """
 
     stamp_ns: int
@@ -72,6 +80,8 @@ class FrameRow:
     score: float | None = None
     above: tuple[int, ...] | None = None
     pixels: int = 0
+    drift_level: int | None = None
+    drift: dict[str, float] | None = None
 
 
 def frame_rarity(score: np.ndarray) -> float:
@@ -127,6 +137,7 @@ class DriveStatistics:
             float(detection.raw_score.max()),
             tuple(counts_above(detection.score).tolist()),
             detection.score.size,
+            *_drift(result.drift),
         )
         self.rows.append(row)
         if result.truth is not None and self.labels is not None:
@@ -151,6 +162,7 @@ class DriveStatistics:
             'rarity': _percentiles([row.rarity for row in self.rows], (50, 95, 100)),
             'share_above': self._shares_above(),
             'latency_ms': _percentiles(latencies, (50, 95, 99)),
+            'drift': drift_summary(self.rows),
         }
         scores = [row.score for row in self.rows if row.score is not None]
         summary['frame_score'] = _percentiles(scores, (50, 95, 100))
@@ -170,6 +182,31 @@ class DriveStatistics:
         known = [row for row in self.rows if row.above is not None]
         above = np.array([row.above for row in known], np.int64).reshape(-1, len(TARGETS))
         return named(above.sum(0), sum(row.pixels for row in known))
+
+
+def drift_summary(rows: Sequence[FrameRow]) -> dict[str, float | int | None]:
+    """Return how many frames were at WARN and at ERROR, and the largest excess a statistic.
+
+    None where there was no drift monitor.
+    """
+    levels = [row.drift_level for row in rows if row.drift_level is not None]
+    count = {level: levels.count(level) if levels else None for level in Level}
+    largest: dict[str, float] = {}
+    for row in rows:
+        for name, excess in (row.drift or {}).items():
+            largest[name] = max(largest.get(name, 0.0), excess)
+    return {
+        'warn_frames': count[Level.WARN],
+        'error_frames': count[Level.ERROR],
+        **{f'{name}_excess': largest.get(name) for name in (*STATISTICS, FROZEN)},
+    }
+
+
+def _drift(state: DriftState | None) -> tuple[int | None, dict[str, float] | None]:
+    if state is None:
+        return None, None
+    excesses = {name: round(excess, 4) for name, excess in state.excesses.items()}
+    return int(state.judgement.level), excesses
 
 
 def _labelled_fraction(truth: Truth | None) -> float | None:

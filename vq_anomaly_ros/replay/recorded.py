@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vq_anomaly_ros.detection.detector import Detection
+from vq_anomaly_ros.detection.events import Event
 from vq_anomaly_ros.detection.obstacles import Obstacle
 from vq_anomaly_ros.images import as_frame
 from vq_anomaly_ros.outputs import anomaly_topics, obstacles_of
@@ -42,6 +43,7 @@ def recorded_results(
     """
     found = _images(output, anomaly_topics(topic))
     obstacles = _obstacles(output, anomaly_topics(topic))
+    events = _events(output, anomaly_topics(topic))
     for stamp_ns, _, message in bags.read_images(drive, topic):
         parts = found.get(stamp_ns, {})
         if not {'score', 'mask'} <= parts.keys():
@@ -55,9 +57,15 @@ def recorded_results(
             None,
             obstacles.get(stamp_ns, ()),
         )
-        truth = labels.of(drive, stamp_ns) if labels is not None else None
-        frame = as_frame(message)
-        yield FrameResult(stamp_ns, drive.name, topic, frame, detection, truth=truth)
+        yield FrameResult(
+            stamp_ns,
+            drive.name,
+            topic,
+            as_frame(message),
+            detection,
+            truth=labels.of(drive, stamp_ns) if labels is not None else None,
+            events=events.get(stamp_ns, ()),
+        )
 
 
 def _images(output: Path, namespace: str) -> dict[int, dict[str, np.ndarray]]:
@@ -77,6 +85,15 @@ def _obstacles(output: Path, namespace: str) -> dict[int, tuple[Obstacle, ...]]:
     messages = bags.read_raw(output, [f'{namespace}/obstacles_json'])
     told = [json.loads(bags.deserialize(raw).data) for raw in messages]
     return {one['stamp_ns']: obstacles_of(one) for one in told}
+
+
+def _events(output: Path, namespace: str) -> dict[int, tuple[Event, ...]]:
+    """{header stamp: events} of a recorded bag."""
+    found: dict[int, tuple[Event, ...]] = {}
+    for raw in bags.read_raw(output, [f'{namespace}/events']):
+        event = Event.from_dict(json.loads(bags.deserialize(raw).data))
+        found[event.stamp_ns] = (*found.get(event.stamp_ns, ()), event)
+    return found
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from vq_anomaly_ros.replay import charts
 from vq_anomaly_ros.replay.bags import NANOSECONDS
 from vq_anomaly_ros.replay.conditions import Condition
 from vq_anomaly_ros.replay.drive_record import RECORD, DriveRecord
+from vq_anomaly_ros.replay.event_log import logged
 from vq_anomaly_ros.replay.frame_results import (
     MOST_RARE,
     DriveStatistics,
@@ -106,6 +107,7 @@ def _collected(
             row = record.statistics.add(result)
             painted = overlay.overlay(result.frame, result.detection, run.model.info)
             gallery.offer(row, result, painted)
+            record.events += logged(result, painted, len(record.events))
             if video is not None:
                 video.write(painted)
     record.pictures = gallery.chosen()
@@ -124,6 +126,7 @@ def write_record(record: DriveRecord, folder: Path, run: Run) -> dict[str, Any]:
         ConditionError: see there.
     """
     summary = summarise(record.statistics, run)
+    summary['events'] = [event.to_dict() for event in record.events]
     verdicts = [(condition, condition.met(summary)) for condition in run.conditions]
     summary['failed'] = [str(condition) for condition, met in verdicts if met]
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2) + '\n')

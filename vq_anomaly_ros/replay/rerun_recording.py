@@ -34,8 +34,9 @@ class RerunRecording:
     """Write one recording; a context manager that leaves the whole file, or on any error none.
 
     Every entity lies below its camera: picture, overlay, classes (with names and colours), score
-    (in decades, 0..5), the curves anomaly_fraction, rarity and obstacles, and the timing
-    latency_ms, all on the timelines `stamp` (of the frame's header) and `frame`.
+    (in decades, 0..5), the curves anomaly_fraction, rarity and obstacles, the timing latency_ms,
+    drift (the largest excess: WARN begins at 1, ERROR at 2) and events, all on the timelines
+    `stamp` (of the frame's header) and `frame`.
     """
 
     def __init__(self, path: Path, info: ModelInfo) -> None:
@@ -130,6 +131,10 @@ class RerunRecording:
             contents['classes'] = rerun.SegmentationImage(small)
         if result.latency_ms is not None:
             contents['timing/latency_ms'] = rerun.Scalars(result.latency_ms)
+        if result.drift is not None:
+            contents['drift'] = rerun.Scalars(max(result.drift.excesses.values()))
+        for event in result.events:
+            contents['events'] = rerun.TextLog(event.message, level=event.level.name)
         return contents
 
     def _jpeg(self, bgr: np.ndarray) -> Any:
@@ -149,7 +154,11 @@ class RerunRecording:
         curves = [
             views.TimeSeriesView(origin=f'{camera}/{name}', name=f'{camera} {name}')
             for camera in sorted(self._cameras)
-            for name in ('curves', 'timing')
+            for name in ('curves', 'timing', 'drift')
+        ]
+        curves += [
+            views.TextLogView(origin=f'{camera}/events', name=f'{camera} events')
+            for camera in sorted(self._cameras)
         ]
         rows = views.Vertical(views.Grid(*pictures), views.Horizontal(*curves), row_shares=[4, 1])
         return views.Blueprint(rows)
