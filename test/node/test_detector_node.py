@@ -392,3 +392,9 @@ def classless_model(tmp_path: Path, tiny_graph: Callable[..., Any], tiny_info: A
         tiny_info, method='cpc', classes=(), palette=(), codevectors_per_class=0
     )
     return model_file.write(graph, info, tmp_path / 'classless.onnx').path
+
+
+def test_a_palette_that_is_not_there_is_told_without_a_traceback(start_detector: Any) -> None:
+    program = start_detector(wait='not configured', palette='nowhere.yaml')
+    assert 'nowhere.yaml' in program.output
+    assert 'Traceback' not in program.output

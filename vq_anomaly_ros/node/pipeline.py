@@ -85,15 +85,15 @@ class Pipeline:
         )
         with ExitStack() as stack:
             self.detector = self._opened()
+            self.frames: LatestFrames[Any] = LatestFrames(settings.cameras)
+            self._worker = self._new_worker()
             stack.callback(self._close_detector)
             self.info = _with_palette(self.detector.info, settings.palette)
-            self.frames: LatestFrames[Any] = LatestFrames(settings.cameras)
             self.latency = {camera: LatencyWindow() for camera in settings.cameras}
             self.waits = {camera: LatencyWindow() for camera in settings.cameras}
             self.continuity = {camera: Continuity() for camera in settings.cameras}
             self.watches = {camera: self._watch_of(camera) for camera in settings.cameras}
             self.camera_infos: dict[str, CameraInfo] = {}
-            self._worker = self._new_worker()
             self.outputs: dict[str, CameraOutputs] = {}
             for camera in settings.cameras:
                 self.outputs[camera] = CameraOutputs(node, camera, self.info, settings)
