@@ -61,8 +61,8 @@ def _pictures(paths: Sequence[Path], where: Path) -> list[np.ndarray]:
     return [load_image(path) for path in paths]
 
 
-def _motorway(data: Path) -> list[np.ndarray]:
-    """The frames that lie nearest to 10 Hz."""
+def motorway(data: Path) -> list[np.ndarray]:
+    """All frames, at 25 Hz."""
     path = data / 'drive_motorway' / 'solidWhiteRight.mp4'
     try:
         frames = [frame.pixels for frame in open_source(path)[1]]
@@ -70,6 +70,12 @@ def _motorway(data: Path) -> list[np.ndarray]:
         raise DriveError(f'{error}; check --data') from error
     if not frames:
         raise DriveError(f'{path}: holds no frame; check --data')
+    return frames
+
+
+def _motorway(data: Path) -> list[np.ndarray]:
+    """The frames that lie nearest to 10 Hz."""
+    frames = motorway(data)
     step = _VIDEO_HZ / RATE_HZ
     return [frames[round(place * step)] for place in range(int((len(frames) - 1) / step) + 1)]
 

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from vq_anomaly_ros.replay.exceedances import TARGETS, counts_above, name_of, observed_rates
+from vq_anomaly_ros.detection.calibration_file import RealisedRate
+from vq_anomaly_ros.replay.exceedances import TARGETS, counts_above, name_of
+from vq_anomaly_ros.replay.realised_rates import block_numbers, observed_rates
+
+
+def observed(above: np.ndarray, pixels: np.ndarray) -> tuple[RealisedRate, ...]:
+    return observed_rates(above, pixels, block_numbers([len(pixels)]), TARGETS)
 
 
 @given(npst.arrays(np.float32, (6, 7), elements=st.floats(0, 1, width=32)))
@@ -25,11 +31,9 @@ def test_a_uniform_score_realises_its_targets() -> None:
     rng = np.random.default_rng(0)
     frames = [rng.random(20_000, np.float32) for _ in range(60)]
     above = np.array([counts_above(frame) for frame in frames])
-    for found in observed_rates(above, np.full(60, 20_000)):
+    for found in observed(above, np.full(60, 20_000)):
         assert found.rate == pytest.approx(found.target, rel=0.25)
-        assert found.interval is not None
-        low, high = found.interval
-        assert low <= found.rate <= high
+        assert found.low <= found.rate <= found.high
 
 
 def test_frames_that_hang_together_widen_the_interval() -> None:
@@ -39,15 +43,14 @@ def test_frames_that_hang_together_widen_the_interval() -> None:
 
     def width(first: np.ndarray) -> float:
         above = np.repeat(first[:, None], len(TARGETS), axis=1)
-        interval = observed_rates(above, pixels)[0].interval
-        assert interval is not None
-        return interval[1] - interval[0]
+        found = observed(above, pixels)[0]
+        return found.high - found.low
 
     together = np.repeat(counts, 10)
     assert width(together) > 1.5 * width(rng.permutation(together))
 
 
-def test_few_frames_have_a_rate_without_an_interval_and_none_has_nothing() -> None:
-    above = np.ones((3, len(TARGETS)), np.int64)
-    assert {found.interval for found in observed_rates(above, np.full(3, 10))} == {None}
-    assert observed_rates(above[:0], np.zeros(0, np.int64)) == ()
+def test_few_frames_and_no_pixels_say_nothing() -> None:
+    above = np.ones((9, len(TARGETS)), np.int64)
+    assert observed(above, np.full(9, 10)) == ()
+    assert observed(np.zeros((30, len(TARGETS)), np.int64), np.zeros(30, np.int64)) == ()

@@ -120,7 +120,7 @@ def test_blocks_are_contiguous_even_and_within_a_drive(lengths: list[int]) -> No
     ends = np.cumsum(lengths)[:-1]
     assert (np.diff(blocks)[ends - 1] == 1).all()
     sizes = np.bincount(blocks)
-    assert sizes.max() <= -(-sum(lengths) // 20)
+    assert sizes.max() <= -(-sum(lengths) // 10)
 
 
 def test_the_interval_is_wider_where_neighbours_are_alike(info: ModelInfo) -> None:

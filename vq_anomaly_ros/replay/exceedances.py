@@ -1,29 +1,13 @@
 """How often pixels of a drive exceed the thresholds of target false-positive rates.
 
-A frame's count says little of its neighbours' independence: intervals are of blocks of frames that
-follow one another, drawn as wholes (moving-block idea of Künsch, 1989, with blocks side by side).
+How sure such a rate is says `realised_rates.observed_rates`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from vq_anomaly_ros.metrics.intervals import bootstrap_interval
-
 TARGETS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
-_MOST_BLOCKS = 20
-_FEWEST_BLOCKS = 4
-
-
-@dataclass(frozen=True)
-class ObservedRate:
-    """What became of a target rate: the rate, and its 95 % interval or None where it has none."""
-
-    target: float
-    rate: float
-    interval: tuple[float, float] | None = None
 
 
 def counts_above(score: np.ndarray) -> np.ndarray:
@@ -49,38 +33,3 @@ def named(above: np.ndarray, pixels: int) -> dict[str, float | None]:
         name_of(target): int(count) / pixels if pixels else None
         for target, count in zip(TARGETS, above, strict=True)
     }
-
-
-def observed_rates(above: np.ndarray, pixels: np.ndarray) -> tuple[ObservedRate, ...]:
-    """Return the rates of a drive with their intervals; empty where it has no pixel.
-
-    Args:
-        above: of each frame in the order of the drive, the pixels above each target, [F, T].
-        pixels: of each frame, all of them, [F].
-    """
-    total = int(pixels.sum())
-    if not total:
-        return ()
-    intervals = _intervals(above, pixels)
-    return tuple(
-        ObservedRate(target, int(count) / total, intervals.get(name_of(target)))
-        for target, count in zip(TARGETS, above.sum(0), strict=True)
-    )
-
-
-def _intervals(above: np.ndarray, pixels: np.ndarray) -> dict[str, tuple[float, float]]:
-    blocks = min(_MOST_BLOCKS, len(pixels) // 2)
-    if blocks < _FEWEST_BLOCKS:
-        return {}
-    starts = np.linspace(0, len(pixels), blocks, endpoint=False).astype(int)
-    block_above, block_pixels = np.add.reduceat(above, starts), np.add.reduceat(pixels, starts)
-
-    def drawn(weights: np.ndarray) -> dict[str, float]:
-        total = int(np.sum(weights * block_pixels))
-        counts = np.sum(weights[:, None] * block_above, axis=0)
-        return {
-            name_of(target): int(count) / total if total else float('nan')
-            for target, count in zip(TARGETS, counts, strict=True)
-        }
-
-    return bootstrap_interval(drawn, blocks)

@@ -21,11 +21,12 @@ from vq_anomaly_ros.detection.calibration_file import (
     thinned,
 )
 from vq_anomaly_ros.detection.model_info import ModelInfo
-from vq_anomaly_ros.replay.realised_rates import BLOCKS, block_numbers, frame_rates, pixel_rates
+from vq_anomaly_ros.replay.realised_rates import block_numbers, frame_rates, pixel_rates
 
 # Rates whose realised values a calibration tells.
 PIXEL_TARGETS = (1e-2, 1e-3, 1e-4)
 FRAME_TARGETS = (0.1, 0.05, 0.01)
+FEWEST_FRAMES = 20
 # A class of fewer pixels gets no table of its own.
 FEWEST_PIXELS = 20_000
 # Ranks of the order statistics: each up to this one, then steps of a tenth.
@@ -152,10 +153,10 @@ def _check(drives: Sequence[DriveScores]) -> None:
     """Raise CalibrationError for drives that say nothing of others."""
     frames = [frame for drive in drives for frame in drive.frames]
     names = ', '.join(drive.name for drive in drives) or 'no drive'
-    if len(frames) < BLOCKS:
+    if len(frames) < FEWEST_FRAMES:
         raise CalibrationError(
-            f'{names}: {len(frames)} frames are too few to calibrate on: give drives of {BLOCKS} '
-            'frames at least, better of some minutes'
+            f'{names}: {len(frames)} frames are too few to calibrate on: give drives of '
+            f'{FEWEST_FRAMES} frames at least, better of some minutes'
         )
     if len({frame.fingerprint for frame in frames}) == 1:
         raise CalibrationError(

@@ -7,6 +7,7 @@ jackknife and the bootstrap for general stationary observations, Annals of Stati
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
@@ -14,10 +15,13 @@ import numpy as np
 
 from vq_anomaly_ros.detection.calibration_file import FrameTable, RealisedRate
 
-# Enough for an interval, each long enough to outlast what a street keeps repeating.
-BLOCKS = 20
+# Each has to outlast what a street keeps repeating: with twice as many, of half the length, the
+# intervals hold fewer of the rates that they promise (docs/calibration.md).
+BLOCKS = 10
 LEVEL = 0.95
 _REPLICATES = 2000
+# Logarithms end there, times the target: a drive drawn without a single alarm says no more.
+_LOWEST_FACTOR = 0.02
 
 
 def block_numbers(lengths: Sequence[int], blocks: int = BLOCKS) -> np.ndarray:
@@ -61,9 +65,33 @@ def pixel_rates(
             for one, other in zip(*draws, strict=True)
         ]
         out = _left_out(found, kept, size, target)
-        low, high = _interval(np.array(drawn), len(size))
+        low, high = _interval_of_factors(np.array(drawn), target, len(size))
         rates.append(RealisedRate('pixel', target, out, low, high, LEVEL))
     return tuple(rates)
+
+
+def observed_rates(
+    above: np.ndarray, pixels: np.ndarray, blocks: np.ndarray, targets: Sequence[float]
+) -> tuple[RealisedRate, ...]:
+    """The rates of a drive at thresholds that are given; empty for one of few frames or no pixel.
+
+    Args:
+        above: of each frame, the pixels above the threshold of each target, int64 [F, T].
+        pixels: of each frame, all of them, int64 [F].
+        blocks: of every frame, int64 [F], see `block_numbers`.
+        targets: [T].
+    """
+    size, found = _sums(pixels[:, None], blocks)[:, 0], _sums(above, blocks)
+    if len(size) < BLOCKS or not size.all():
+        return ()
+    times, _ = _draws(len(size), seed=0)
+    drawn = (times @ found) / (times @ size)[:, None]
+    rates = found.sum(0) / size.sum()
+    bounds = [_interval(column, len(size)) for column in drawn.T]
+    return tuple(
+        RealisedRate('pixel', target, float(rate), low, high, LEVEL)
+        for target, rate, (low, high) in zip(targets, rates, bounds, strict=True)
+    )
 
 
 def frame_rates(
@@ -139,16 +167,36 @@ def _frame_rate(judged: np.ndarray, setting: np.ndarray, target: float) -> float
     return float(np.mean(judged > threshold))
 
 
+def _interval_of_factors(drawn: np.ndarray, target: float, blocks: int) -> tuple[float, float]:
+    """Bootstrap-t interval around the target on the logarithm of the rate.
+
+    A few blocks hold most alarms, and where none of them was drawn the percentiles are too low:
+    rates are right-skewed, their logarithms hardly. Both what sets the threshold and what is judged
+    were drawn, so the deviation is that of the one against the other.
+    """
+    factors = np.log(np.maximum(drawn / target, _LOWEST_FACTOR))
+    half = _standard_errors(blocks) * float(factors.std())
+    return target * math.exp(-half), min(1.0, target * math.exp(half))
+
+
 def _interval(drawn: np.ndarray, blocks: int) -> tuple[float, float]:
     """Percentiles, set wider for few blocks, whose bootstrap is too narrow by itself.
 
     Expanded percentile interval: Hesterberg, What teachers should know about the bootstrap, The
     American Statistician 2015, section 5.3.
     """
-    wider = np.sqrt(blocks / (blocks - 1)) * _student_quantile((1 + LEVEL) / 2, blocks - 1)
-    beyond = NormalDist().cdf(-float(wider))
+    beyond = NormalDist().cdf(-_standard_errors(blocks))
     low, high = np.quantile(drawn, [beyond, 1 - beyond])
     return float(low), float(high)
+
+
+def _standard_errors(blocks: int) -> float:
+    """Half the width of an interval in deviations of the bootstrap, which are short by themselves.
+
+    sqrt(B / (B - 1)): the bootstrap divides by B; Student's t: the deviation itself is estimated.
+    """
+    shortfall = math.sqrt(blocks / (blocks - 1))
+    return shortfall * _student_quantile((1 + LEVEL) / 2, blocks - 1)
 
 
 def _student_quantile(probability: float, degrees: int) -> float:
