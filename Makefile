@@ -1,4 +1,4 @@
-# make demo · make test · make lint; each installs what it needs into .venv first.
+# make demo · make test · make lint · make bench; each installs what it needs into .venv first.
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
@@ -23,12 +23,13 @@ export FASTRTPS_DEFAULT_PROFILES_FILE := $(CURDIR)/config/fastdds_large_images.x
 export FASTDDS_DEFAULT_PROFILES_FILE := $(FASTRTPS_DEFAULT_PROFILES_FILE)
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 
-.PHONY: help demo build test lint pictures setup setup-development clean
+.PHONY: help demo build test lint bench pictures setup setup-development clean
 help:
 	@echo 'make demo    sample drive -> player -> node -> recorder -> report, in $(OUT)/demo'
 	@echo 'make build   colcon build, for ros2 run and ros2 launch'
 	@echo 'make test    lint and the whole test suite'
 	@echo 'make lint    ruff, mypy, import-linter'
+	@echo 'make bench   ratios of engine, detector and node, in $(OUT)/bench; let nothing else run'
 	@echo 'make setup   what the node and the replay need, into $(VENV); the others do it first'
 	@echo 'make pictures  those of README and docs; MOTORWAY=a video of a motorway drive'
 	@echo 'make clean   remove $(OUT) and $(VENV)'
@@ -44,6 +45,9 @@ lint: setup-development
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+bench: setup
+	$(BIN)/python -m vq_anomaly_ros.trials.bench --out $(OUT)/bench
 
 # The package as ROS finds it: `source install/setup.bash`, then ros2 run, ros2 launch.
 build: $(VENV)/.build

@@ -75,7 +75,8 @@ def test_an_installed_command_tells_its_use(installed: Path, name: str) -> None:
 
 # Modules of Debian's and pip's packages, as rosdep calls those; the others are ROS packages.
 ROSDEP_KEYS = {
-    'cv2': 'python3-opencv', 'jinja2': 'python3-jinja2', 'numpy': 'python3-numpy',
+    'cv2': 'python3-opencv', 'jinja2': 'python3-jinja2', 'matplotlib': 'python3-matplotlib',
+    'numpy': 'python3-numpy',
     'onnxruntime': 'python3-onnxruntime-pip', 'rich': 'python3-rich',
     'rosbags': 'python3-rosbags-pip', 'yaml': 'python3-yaml',
 }  # fmt: skip

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -29,13 +28,11 @@ from vq_anomaly_ros.detection.engines import Engine, open_engine
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelInfo
 from vq_anomaly_ros.machine import cpu_name
 from vq_anomaly_ros.metrics import find_protocol
+from vq_anomaly_ros.timing import in_turns
 
 TRUNK_SIZE = (512, 1024)
 FRAME_SIZE = (720, 1280)  # of the camera
-_FRAMES = 5  # that each way is timed in a round
 _TRUNK = 'trunk'
-
-Way = Callable[[], object]
 
 
 class BareTrunk(nn.Module):
@@ -135,21 +132,3 @@ def _open_trunk(threads: int) -> Engine:
 def _trunk_title(engine: str) -> str:
     height, width = TRUNK_SIZE
     return f'EfficientNet-lite0, 16 blocks, {width}x{height}, {engine}'
-
-
-def in_turns(ways: Mapping[str, Way], rounds: int, frames: int = _FRAMES) -> dict[str, list[float]]:
-    """Milliseconds of `rounds` x `frames` calls of each way, by its name.
-
-    In every round each way runs `frames` times in a row, after one call that is not counted: what
-    ran before has taken its place in the caches. What slows the machine down for a while slows all
-    of them down.
-    """
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            way()
-            for _ in range(frames):
-                start = time.perf_counter()
-                way()
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return times

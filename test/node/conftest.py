@@ -72,64 +72,6 @@ class Program:
             raise
 
 
-class Peer:
-    """A ROS node of the test's own, spun by hand."""
-
-    def __init__(self, ros: SimpleNamespace, name: str) -> None:
-        self.ros = ros
-        self.node = ros.rclpy.create_node(name, context=ros.context)
-        self.executor = ros.executors.SingleThreadedExecutor(context=ros.context)
-        self.executor.add_node(self.node)
-
-    def spin_until(self, condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
-        """Spin until `condition` holds; returns its value, false at the end of the patience."""
-        end = time.monotonic() + patience
-        while not (value := condition()) and time.monotonic() < end:
-            self.executor.spin_once(timeout_sec=0.02)
-        return value
-
-    def spin_for(self, seconds: float) -> None:
-        self.spin_until(lambda: False, seconds)
-
-    def collect(self, kind: Any, topic: str, latched: bool = False, depth: int = 10) -> list[Any]:
-        """Subscribe (reliable); the list grows while the peer spins."""
-        qos = self.ros.qos.QoSProfile(depth=depth)
-        if latched:
-            qos.durability = self.ros.qos.DurabilityPolicy.TRANSIENT_LOCAL
-        messages: list[Any] = []
-        self.node.create_subscription(kind, topic, messages.append, qos)
-        return messages
-
-    def publisher(self, kind: Any, topic: str, depth: int = 10) -> Any:
-        """A reliable publisher that has found a subscriber."""
-        publisher = self.node.create_publisher(kind, topic, depth)
-        assert self.spin_until(publisher.get_subscription_count), f'nobody listens to {topic}'
-        # A writer knows its reader a little before the reader knows the writer.
-        self.spin_for(0.3)
-        return publisher
-
-    def call(self, kind: Any, service: str, **fields: Any) -> Any:
-        """Call a service and return its response."""
-        client = self.node.create_client(kind, service)
-        assert self.spin_until(client.service_is_ready), f'{service} is not there'
-        future = client.call_async(kind.Request(**fields))
-        assert self.spin_until(future.done), f'{service} does not answer'
-        self.node.destroy_client(client)
-        return future.result()
-
-    def topics(self, below: str) -> dict[str, list[str]]:
-        """{topic: types} of what is published below a name."""
-        return {
-            name: types
-            for name, types in self.node.get_topic_names_and_types()
-            if name.startswith(below) and self.node.count_publishers(name)
-        }
-
-    def close(self) -> None:
-        self.executor.shutdown()
-        self.node.destroy_node()
-
-
 @pytest.fixture(scope='session')
 def ros() -> Iterator[SimpleNamespace]:
     """rclpy in a domain of this run's own, on this host only, with the profile that is shipped."""
@@ -156,9 +98,11 @@ def ros() -> Iterator[SimpleNamespace]:
 
 
 @pytest.fixture
-def peer(ros: SimpleNamespace) -> Iterator[Peer]:
-    """A node of the test's own."""
-    peer = Peer(ros, f'peer_{random.randrange(10**9)}')
+def peer(ros: SimpleNamespace) -> Iterator[Any]:
+    """A node of the test's own (trials.peer.Peer)."""
+    from vq_anomaly_ros.trials.peer import Peer
+
+    peer = Peer(ros.context)
     yield peer
     peer.close()
 

@@ -87,14 +87,6 @@ def test_nothing_is_timed_unasked(roads, tiny_model, tmp_path):
     assert 'timing' not in json.loads(out.read_text())[0]['provenance']
 
 
-def test_ways_take_turns_and_the_first_call_of_a_turn_does_not_count():
-    calls: list[str] = []
-    ways = {name: lambda name=name: calls.append(name) for name in ('a', 'b')}
-    times = timing.in_turns(ways, rounds=2, frames=3)
-    assert ''.join(calls) == 'aaaabbbb' * 2
-    assert {name: len(found) for name, found in times.items()} == {'a': 6, 'b': 6}
-
-
 def test_without_the_backbone_the_error_says_what_to_install(
     roads, tiny_model, monkeypatch, capsys
 ):

@@ -8,7 +8,6 @@ their own on this host. A sum below 100 % means that a node would never see the 
 from __future__ import annotations
 
 import argparse
-import array
 import json
 import os
 import subprocess
@@ -20,6 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -28,6 +28,7 @@ from rclpy.publisher import Publisher
 from rclpy.task import Future
 from sensor_msgs.msg import Image
 
+from vq_anomaly_ros.images import as_message_data
 from vq_anomaly_ros.machine import cpu_name
 from vq_anomaly_ros.node.messages import stream_qos
 from vq_anomaly_ros.node.signals import parse_arguments, ros_until_signal
@@ -62,7 +63,7 @@ def send(node: Node, options: argparse.Namespace, stop: Future) -> dict[str, Any
     message = Image(
         height=options.height, width=options.width, encoding='bgr8', step=3 * options.width
     )
-    message.data = array.array('B', bytes(3 * options.width * options.height))
+    message.data = as_message_data(_pixels(options).ravel())
     start, frames = time.monotonic(), _frames(options)
     sent = 0
     for number in range(frames):
@@ -76,6 +77,17 @@ def send(node: Node, options: argparse.Namespace, stop: Future) -> dict[str, Any
     late = time.monotonic() - start - (frames - 1) / options.rate
     time.sleep(_SETTLE)
     return {'sent': sent, 'late_s': late}
+
+
+def _pixels(options: argparse.Namespace) -> np.ndarray:
+    """What is sent, BGR [H, W, 3]: a picture stretched to the size, or black."""
+    if options.picture is None:
+        return np.zeros((options.height, options.width, 3), np.uint8)
+    # Not imread, which only says None.
+    picture = cv2.imdecode(np.fromfile(options.picture, np.uint8), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise SystemExit(f'measure_transport: {options.picture}: no picture that OpenCV reads')
+    return cv2.resize(picture, (options.width, options.height))
 
 
 def _await_receiver(publishers: Sequence[Publisher], stop: Future) -> None:
@@ -192,6 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     pixels = _number(int, _LARGEST)
     add('--width', type=pixels, default=1920, help='of the images, in pixels')
     add('--height', type=pixels, default=1080, help='of the images, in pixels')
+    add('--picture', type=Path, help='send this one instead of a black one')
     add('--json', type=Path, help='write the rows there')
     return parser
 
