@@ -24,7 +24,7 @@ def page(name: str) -> str:
 def test_every_result_topic_is_described() -> None:
     source = (ROOT / 'vq_anomaly_ros' / 'node' / 'camera_outputs.py').read_text()
     names = set(re.findall(r"_(?:stream|latched)\(\s*'([a-z_/]+)'", source))
-    names |= {'score', 'mask', 'overlay', 'semantic_mask'}
+    names |= {'score', 'mask', 'overlay', 'semantic_mask', 'explain_at'}
     assert len(names) >= 10
     described = set(re.findall(r'`<camera>/anomaly/([a-z_/]+)`', page('topics.md')))
     assert described == names

@@ -113,6 +113,8 @@ def test_topics_and_their_types(peer: Any, start_detector: Any) -> None:
         expected[f'/{camera}/anomaly/obstacles_json'] = STRING
         expected[f'/{camera}/anomaly/events'] = STRING
         expected[f'/{camera}/anomaly/event_image'] = IMAGE
+        expected[f'/{camera}/anomaly/explanation'] = STRING
+        expected[f'/{camera}/anomaly/explanation_image'] = IMAGE
         expected[f'/{camera}/anomaly/overlay/compressed'] = ['sensor_msgs/msg/CompressedImage']
         expected[f'/{camera}/anomaly/camera_info'] = ['sensor_msgs/msg/CameraInfo']
         if vision_msgs() is not None:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vq_anomaly_ros.detection.model_file import ModelFile
 from vq_anomaly_ros.detection.model_info import ModelInfo
 
 FORMAT_VERSION = 1
@@ -183,6 +184,17 @@ def read_atlas(path: Path | str, info: ModelInfo | None = None) -> Atlas:
     if problem:
         raise AtlasError(f'{path}: {problem}; {REMEDY}')
     return atlas
+
+
+def atlas_for(model: ModelFile, path: str = '') -> Atlas | None:
+    """The atlas of a model: at `path`, or by default `<model>.atlas.npz` beside it, if it is there.
+
+    Raises AtlasError for one that cannot be used.
+    """
+    if path:
+        return read_atlas(path, model.info)
+    beside = model.path.with_suffix('.atlas.npz')
+    return read_atlas(beside, model.info) if beside.is_file() else None
 
 
 def _mismatch(atlas: Atlas, info: ModelInfo) -> str:

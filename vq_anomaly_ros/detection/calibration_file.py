@@ -124,7 +124,8 @@ class CalibrationFile:
     0..1, that was allowed to hold unnoticed anomalies; overall: table of all pixels; classes:
     table of the pixels that the model gave this class, for the classes with enough of them;
     realised: rates on frames held out; drift: baseline of the drift monitor, its owner is
-    `detection.drift`; regions: what `detection.region` found on the drives, by image topic.
+    `detection.drift`; regions: what `detection.region` found on the drives, by image topic;
+    spreads: how far normal positions lie from codevectors, by class, see `detection.spreads`.
     """
 
     model_name: str
@@ -139,6 +140,7 @@ class CalibrationFile:
     realised: tuple[RealisedRate, ...] = ()
     drift: dict[str, Any] | None = None
     regions: dict[str, Any] | None = None
+    spreads: dict[str, Any] | None = None
 
     @property
     def frames(self) -> int:
@@ -188,6 +190,7 @@ class CalibrationFile:
             'realised': [vars(rate) for rate in self.realised],
             'drift': self.drift,
             'regions': self.regions,
+            'spreads': self.spreads,
         }
 
     def to_json(self) -> str:
@@ -231,6 +234,7 @@ def _calibration(fields: dict[str, Any]) -> CalibrationFile:
         realised=tuple(RealisedRate(**rate) for rate in fields['realised']),
         drift=fields.get('drift'),
         regions=fields.get('regions'),
+        spreads=fields.get('spreads'),
     )
 
 
@@ -299,6 +303,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     'realised': (_is_objects, 'a list of rates'),
     'drift': (_is_section, 'an object or null'),
     'regions': (_is_section, 'an object or null'),
+    'spreads': (_is_section, 'an object or null'),
 }
 
 

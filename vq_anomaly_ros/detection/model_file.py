@@ -36,6 +36,7 @@ __all__ = [
     'ModelFileError',
     'ModelInfo',
     'find_model',
+    'keep_outputs',
     'outputs',
     'pruned',
     'read',
@@ -125,8 +126,13 @@ def pruned(path: Path | str, outputs: Sequence[str]) -> bytes:
             f'{path}: the model has no output {", ".join(missing) or "of an empty list"}; '
             f'ask for some of {", ".join(available)}'
         )
-    kept = [available[name] for name in outputs]
-    nodes, needed = _needed(graph, outputs)
+    keep_outputs(graph, [available[name] for name in outputs])
+    return bytes(model.SerializeToString())
+
+
+def keep_outputs(graph: onnx.GraphProto, kept: Sequence[onnx.ValueInfoProto]) -> None:
+    """Leave, in place, only these outputs of a graph, in this order, and what they need."""
+    nodes, needed = _needed(graph, [value.name for value in kept])
     for field, values in (
         (graph.output, kept),
         (graph.node, nodes),
@@ -136,7 +142,6 @@ def pruned(path: Path | str, outputs: Sequence[str]) -> bytes:
         copies = list(values)
         del field[:]
         field.extend(copies)
-    return bytes(model.SerializeToString())
 
 
 def find_model(name_or_path: Path | str) -> Path:

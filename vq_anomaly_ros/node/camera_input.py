@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+from geometry_msgs.msg import PointStamped
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -15,19 +16,28 @@ from vq_anomaly_ros.node.parameters import Settings
 from vq_anomaly_ros.node.stamp_gaps import StampGaps
 from vq_anomaly_ros.node.topic_qos import topic_qos
 from vq_anomaly_ros.node.topic_watch import TopicWatch
+from vq_anomaly_ros.outputs import anomaly_topics
+
+_QUESTIONS = 10
 
 
 class CameraInput:
-    """Image and CameraInfo of a camera; counts what was lost on the way.
+    """Image, CameraInfo and questions of a camera; counts what was lost on the way.
 
-    topic: of the images, resolved; watches: one for each of the two; lost: what DDS says of it;
+    topic: of the images, resolved; watches: one for each of the three; lost: what DDS says of it;
     gaps: what the stamps say.
     """
 
     def __init__(
-        self, node: Node, camera: str, settings: Settings, on_image: Callable[[Any], None]
+        self,
+        node: Node,
+        camera: str,
+        settings: Settings,
+        on_image: Callable[[Any], None],
+        on_point: Callable[[PointStamped], None],
     ) -> None:
-        """Subscribe; `on_image` is called with each message on the executor's thread.
+        """Subscribe; `on_image`, and `on_point` for a pixel to explain, are called with each
+        message on the executor's thread.
 
         Raises ValueError for a QoS override that makes no sense, and what rclpy raises for a topic
         that exists with another type.
@@ -44,19 +54,22 @@ class CameraInput:
 
         def listen(kind: Any, topic: str, callback: Callable[[Any], None], **events: Any) -> None:
             """Subscribe, and watch the topic."""
-            qos = topic_qos(node, topic, True, default)
+            asked = stream_qos('reliable', _QUESTIONS) if kind is PointStamped else default
+            qos = topic_qos(node, topic, True, asked)
             # The watch names both sides of a misfit, rclpy's own callbacks only the topic.
             quiet = SubscriptionEventCallbacks(use_default_callbacks=False, **events)
             made = node.create_subscription(kind, topic, callback, qos, event_callbacks=quiet)
             self._release.callback(node.destroy_subscription, made)
-            # A camera without intrinsics is fine, one without pictures is not.
-            awaited = kind is not CameraInfo
+            # A camera without intrinsics, or one nobody asks about, is fine; without pictures not.
+            awaited = kind in (Image, CompressedImage)
             self.watches.append(TopicWatch(node, topic, message_name(kind), qos, True, awaited))
 
         with self._release:
             listen(kind, self.topic, self._on_frame, message_lost=self._on_lost)
             info_topic = node.resolve_topic_name(f'{camera}/{settings.camera_info_topic}')
             listen(CameraInfo, info_topic, self._on_info)
+            asked_on = f'{anomaly_topics(f"{camera}/image_raw")}/explain_at'
+            listen(PointStamped, node.resolve_topic_name(asked_on), on_point)
             self._release = self._release.pop_all()
 
     def destroy(self) -> None:

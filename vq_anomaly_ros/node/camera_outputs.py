@@ -13,8 +13,11 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
 from vq_anomaly_ros import outputs
+from vq_anomaly_ros.detection.atlas import Atlas
 from vq_anomaly_ros.detection.detector import Detection
 from vq_anomaly_ros.detection.events import Event
+from vq_anomaly_ros.detection.explanation import Explanation
+from vq_anomaly_ros.detection.explanation_picture import explanation_picture
 from vq_anomaly_ros.detection.model_file import ModelInfo
 from vq_anomaly_ros.detection.overlay import overlay
 from vq_anomaly_ros.images import Frame
@@ -61,6 +64,8 @@ class CameraOutputs:
             self._streams['obstacles_json'] = self._stream('obstacles_json', String)
             self._streams['events'] = self._stream('events', String)
             self._streams['event_image'] = self._stream('event_image', Image)
+            self._streams['explanation'] = self._stream('explanation', String)
+            self._streams['explanation_image'] = self._stream('explanation_image', Image)
             self._label_info_json = self._latched('label_info_json', String)
             if self._vision is not None:
                 self._streams['obstacles'] = self._stream(
@@ -97,6 +102,21 @@ class CameraOutputs:
         if self._wanted('event_image'):
             picture = overlay(frame, detection, self._info)
             self._streams['event_image'].publish(image_message(header, picture, 'bgr8'))
+
+    def publish_explanation(
+        self, header: Header, frame: Frame, told: Explanation, atlas: Atlas | None
+    ) -> None:
+        """Publish why a pixel of `frame` has its score, and a picture of it."""
+        fields = {'frame_id': header.frame_id, 'stamp_ns': stamp_ns(header), **told.to_dict()}
+        self._streams['explanation'].publish(string_message(fields))
+        if self._wanted('explanation_image'):
+            picture = explanation_picture(frame, told, self._info, atlas)
+            self._streams['explanation_image'].publish(image_message(header, picture, 'bgr8'))
+
+    def publish_refusal(self, header: Header, why: str) -> None:
+        """Publish why a pixel is not explained."""
+        fields = {'frame_id': header.frame_id, 'stamp_ns': stamp_ns(header), 'error': why}
+        self._streams['explanation'].publish(string_message(fields))
 
     def publish_label_info(self, text: str, target_fpr: float) -> None:
         """Publish (latched) what the values of the images mean."""

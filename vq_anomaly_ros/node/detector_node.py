@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -176,7 +177,9 @@ class AnomalyDetectorNode(LifecycleNode):
                 pipeline.camera_infos[camera] = info
             pipeline.frames.put(camera, message)
 
-        return CameraInput(self, camera, self._settings, put)
+        return CameraInput(
+            self, camera, self._settings, put, partial(pipeline.explanations.ask, camera)
+        )
 
     def _on_timer(self) -> None:
         self._publish_diagnostics()

@@ -253,6 +253,18 @@ class Settings:
         'Share of normal pixels that the mask may hold on a drive like the calibration drive.',
         bounds=(LOWEST_FPR, 0.5),
     )
+    explain_frames: int = _parameter(
+        5,
+        Changes.UNCONFIGURED,
+        'Newest frames of each camera that `explain_at` can ask about; they are kept in memory.',
+        bounds=(0, 100),
+    )
+    atlas: str = _parameter(
+        '',
+        Changes.UNCONFIGURED,
+        'Patches that explanations show for a codevector: an atlas of `python -m training.atlas` '
+        "(its .npz or folder); '' for <model>.atlas.npz beside the model, where there is one.",
+    )
     overlay_opacity: float = _parameter(
         0.35,
         Changes.AT_RUN_TIME,

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
 from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import Header
 
 from vq_anomaly_ros import outputs
+from vq_anomaly_ros.detection.atlas import atlas_for
 from vq_anomaly_ros.detection.detector import (
     Detection,
     Detector,
@@ -28,10 +30,12 @@ from vq_anomaly_ros.detection.detector import (
 )
 from vq_anomaly_ros.detection.engines.gpu_options import GpuOptions, Precision
 from vq_anomaly_ros.detection.events import CameraWatch, camera_watch
+from vq_anomaly_ros.detection.explanation import Explainer, Explanation
 from vq_anomaly_ros.detection.model_file import ModelInfo, find_model
 from vq_anomaly_ros.images import Frame, ImageError, as_frame
 from vq_anomaly_ros.node.camera_outputs import CameraOutputs
 from vq_anomaly_ros.node.continuity import Continuity, FrameKind
+from vq_anomaly_ros.node.explanations import Explanations
 from vq_anomaly_ros.node.frame_worker import FrameWorker
 from vq_anomaly_ros.node.health import LatencyWindow, Throttle
 from vq_anomaly_ros.node.latest_frames import LatestFrames, Outcome, Taken
@@ -98,6 +102,14 @@ class Pipeline:
             for camera in settings.cameras:
                 self.outputs[camera] = CameraOutputs(node, camera, self.info, settings)
                 stack.callback(self.outputs[camera].destroy)
+            self._explainer = self._new_explainer()
+            self.explanations = Explanations(
+                self._explainer,
+                settings.cameras,
+                settings.explain_frames,
+                self._on_explained,
+                self._on_refused,
+            )
             stack.callback(self.stop)
             self._publish_label_info()
             self._release = stack.pop_all()
@@ -108,6 +120,7 @@ class Pipeline:
         if self._worker.abandoned:
             self._renew()
         self._worker.start()
+        self.explanations.start()
 
     def stop(self) -> None:
         """Take no more frames; returns when the one in work is through, or its build given up.
@@ -115,6 +128,7 @@ class Pipeline:
         One that takes longer than `engine_timeout` is left to itself.
         """
         self._cancelled.set()
+        self.explanations.stop()
         if not self._worker.stop(self._settings.engine_timeout or None):
             self.abandon()
 
@@ -190,6 +204,8 @@ class Pipeline:
         with self._watching(f'to publish a frame of {taken.camera}'):
             self.outputs[taken.camera].publish(taken.item.header, *found)
             self._tell_events(taken, found)
+            header = taken.item.header
+            self.explanations.remember(taken.camera, header, found.frame, found.detection)
         now = time.monotonic()
         self.latency[taken.camera].add(now, now - taken.arrived)
 
@@ -206,6 +222,24 @@ class Pipeline:
         for event in self.watches[camera].see(stamp_ns(header), found.frame, found.detection):
             self.outputs[camera].publish_event(header, event, found.frame, found.detection)
             self._say(camera, event.kind, 'warning', f'{event.level.name}: {event.message}')
+
+    def _new_explainer(self) -> Explainer:
+        """What explains pixels; raises AtlasError for an atlas that is none of the model."""
+        model = self.detector.model
+        return Explainer(
+            model,
+            self.detector.calibration,
+            self.detector.calibration_file,
+            atlas_for(model, self._settings.atlas),
+        )
+
+    def _on_explained(self, camera: str, header: Header, frame: Frame, told: Explanation) -> None:
+        outputs_of = self.outputs[camera]
+        outputs_of.publish_explanation(header, frame, told, self._explainer.atlas)
+
+    def _on_refused(self, camera: str, header: Header, why: str) -> None:
+        self.outputs[camera].publish_refusal(header, why)
+        self._say(camera, 'explain_at', 'warning', f'explain_at: {why}')
 
     def _watch_of(self, camera: str) -> CameraWatch:
         """The drift monitor of a camera, with the limits of the calibration where it has some."""

@@ -24,7 +24,7 @@ from vq_anomaly_ros.replay import bags
 from vq_anomaly_ros.replay.bags import BagError
 from vq_anomaly_ros.replay.files import OutputError, write_text
 from vq_anomaly_ros.replay.interruption import interruptible
-from vq_anomaly_ros.replay.learnt_drive import calibration_of, frames_of, learn_drive
+from vq_anomaly_ros.replay.learnt_drive import DriveLearner, calibration_of, frames_of
 from vq_anomaly_ros.replay.normal_scores import PIXEL_TARGETS
 from vq_anomaly_ros.replay.options import threads
 from vq_anomaly_ros.replay.progress import progress_bar
@@ -58,14 +58,15 @@ def calibrate(config: CalibrateConfig, console: Console | None = None) -> Calibr
         One of EXPECTED_ERRORS.
     """
     topics = [(bag, bags.choose_topic(bag, config.topic)) for bag in config.bags]
-    total = sum(bags.image_topics(bag)[topic][1] for bag, topic in topics)
+    totals = [bags.image_topics(bag)[topic][1] for bag, topic in topics]
     with Detector(_detector_config(config)) as detector, progress_bar(console) as progress:
-        task = progress.add_task('calibrating', total=total)
+        task = progress.add_task('calibrating', total=sum(totals))
+        learner = DriveLearner(detector)
         drives = [
-            learn_drive(
-                progress.track(frames_of(bag, topic), task_id=task), detector, bag.name, topic
+            learner.learn(
+                progress.track(frames_of(bag, topic), task_id=task), bag.name, topic, total
             )
-            for bag, topic in topics
+            for (bag, topic), total in zip(topics, totals, strict=True)
         ]
         file, problems = calibration_of(drives, detector.info, config.polluted, config.target_fpr)
     for sentence in [*(one for drive in drives for one in drive.left_out), *problems]:

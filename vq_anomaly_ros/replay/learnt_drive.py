@@ -12,48 +12,78 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vq_anomaly_ros.detection.calibration_file import CalibrationFile
+from vq_anomaly_ros.detection.codevectors import FeatureSession
 from vq_anomaly_ros.detection.detector import Detector
 from vq_anomaly_ros.detection.drift import DriftError, Learner
 from vq_anomaly_ros.detection.frame_signs import frame_signs, score_edges
 from vq_anomaly_ros.detection.model_info import ModelInfo
+from vq_anomaly_ros.detection.spreads import SpreadCounts, nearest_of_class
 from vq_anomaly_ros.images import Frame, ImageError, as_frame
 from vq_anomaly_ros.replay import bags
 from vq_anomaly_ros.replay.normal_scores import DriveScores, fit
+
+# Frames of a drive, evenly chosen, whose features are looked at: each costs a second run.
+_FRAMES_OF_SPREADS = 40
 
 
 @dataclass
 class LearntDrive:
     """One topic of one bag: its scores, what its camera looked like, frames that were no picture.
 
-    left_out: why, a sentence each.
+    spreads: distances from codevectors, of some frames; left_out: why, a sentence each.
     """
 
     scores: DriveScores
     signs: Learner
+    spreads: SpreadCounts
     left_out: list[str] = dataclasses.field(default_factory=list)
 
 
-def learn_drive(
-    frames: Iterable[tuple[int, Frame | str]], detector: Detector, name: str, topic: str
-) -> LearntDrive:
-    """Run a detector over a drive.
+class DriveLearner:
+    """Runs a model over drives."""
 
-    Args:
-        frames: stamp, ns, and the frame, or why it is none.
-        detector: with codes, where its model has any, so that their use is learnt.
-        name: of the bag.
-        topic: of the images.
-    """
-    learnt = LearntDrive(DriveScores(detector.info, name, topic), Learner())
-    edges = score_edges(detector.info)
-    for stamp_ns, frame in frames:
-        if isinstance(frame, str):
-            learnt.left_out.append(f'{name}: a frame is left out: {frame}')
-            continue
-        (detection,) = detector.detect([frame])
-        learnt.scores.add(detection.raw_score, detection.labels)
-        learnt.signs.add(stamp_ns, frame_signs(frame, detection, detector.info, edges))
-    return learnt
+    def __init__(self, detector: Detector) -> None:
+        """Use a detector, with codes where its model has any, so that their use is learnt.
+
+        Raises ModelFileError, EngineError where a model with codevectors cannot be cut open.
+        """
+        self._detector = detector
+        self._score_edges = score_edges(detector.info)
+        self._session: FeatureSession | None = None
+        if detector.info.codevectors_per_class:
+            self._session = FeatureSession(detector.model, detector.config.threads)
+
+    def learn(
+        self, frames: Iterable[tuple[int, Frame | str]], name: str, topic: str, total: int
+    ) -> LearntDrive:
+        """Learn from one drive.
+
+        Args:
+            frames: stamp, ns, and the frame, or why it is none.
+            name: of the bag.
+            topic: of the images.
+            total: how many frames there are.
+        """
+        info = self._detector.info
+        learnt = LearntDrive(DriveScores(info, name, topic), Learner(), SpreadCounts(info.classes))
+        every = max(1, total // _FRAMES_OF_SPREADS)
+        for place, (stamp_ns, frame) in enumerate(frames):
+            if isinstance(frame, str):
+                learnt.left_out.append(f'{name}: a frame is left out: {frame}')
+                continue
+            (detection,) = self._detector.detect([frame])
+            learnt.scores.add(detection.raw_score, detection.labels)
+            signs = frame_signs(frame, detection, info, self._score_edges)
+            learnt.signs.add(stamp_ns, signs)
+            if place % every == 0:
+                self._add_spreads(learnt.spreads, frame)
+        return learnt
+
+    def _add_spreads(self, spreads: SpreadCounts, frame: Frame) -> None:
+        if self._session is None:
+            return
+        cosines = self._session.cosines(frame)
+        spreads.add(*nearest_of_class(cosines, len(self._detector.info.classes)))
 
 
 def frames_of(bag: Path, topic: str) -> Iterator[tuple[int, Frame | str]]:
@@ -82,7 +112,11 @@ def calibration_of(
             limits[topic] = _learner_of(drives, topic).baseline().to_dict()
         except DriftError as error:
             problems.append(f'{topic}: no limits of drift: {error}')
-    return dataclasses.replace(file, drift=limits or None), problems
+    counts = SpreadCounts(info.classes)
+    for drive in drives:
+        counts += drive.spreads
+    spreads = {name: spread.to_dict() for name, spread in counts.spreads().items()}
+    return dataclasses.replace(file, drift=limits or None, spreads=spreads or None), problems
 
 
 def _learner_of(drives: Sequence[LearntDrive], topic: str) -> Learner:

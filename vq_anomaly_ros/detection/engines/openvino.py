@@ -26,7 +26,7 @@ class _Batch:
 
 
 @cache
-def _core() -> Any:
+def shared_core() -> Any:
     """OpenVINO's core, one for the process.
 
     Its CPU plugin gives the thread that loads it an alternate stack for signals and takes the stack
@@ -55,7 +55,7 @@ class OpenVinoEngine:
         self._outputs = tuple(outputs)
         self._threads = threads
         self._batches: dict[int, _Batch] = {}
-        self._core: Any = _core()
+        self._core: Any = shared_core()
         self._graph = io.BytesIO(model_file.pruned(model.path, outputs))
         compiled = self._prepare(1).request.get_compiled_model()
         used = compiled.get_property('INFERENCE_NUM_THREADS')
