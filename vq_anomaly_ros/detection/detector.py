@@ -19,6 +19,7 @@ from vq_anomaly_ros.detection.engines.build import BuildCancelledError
 from vq_anomaly_ros.detection.engines.gpu_options import GpuOptions
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelFileError, ModelInfo
 from vq_anomaly_ros.detection.obstacles import Obstacle, find_obstacles
+from vq_anomaly_ros.detection.scene import Scene
 from vq_anomaly_ros.images import TO_RGB, Frame
 
 OutputSize = Literal['network', 'camera']
@@ -61,7 +62,9 @@ class Detection:
     labels: uint8 [H, W], class id, None where the model has no classes or they are not asked for;
     score: float32 [H, W], calibrated, in [0, 1]; anomaly_mask: uint8 [H, W], 0 or 255, judged at
     the score map's size; raw_score: float32 [h, w], as the network says it; codes: int32 [h, w],
-    index of the nearest codevector, or None; obstacles: connected parts of the mask, largest first.
+    index of the nearest codevector, or None; obstacles: connected parts of the mask, largest first;
+    alarms: uint8 [h, w], 0 or 255, what exceeds the threshold in all of the picture; region: bool
+    [h, w], where alarms count, None: everywhere. The mask is that of the alarms that count.
     """
 
     labels: np.ndarray | None
@@ -70,6 +73,8 @@ class Detection:
     raw_score: np.ndarray
     codes: np.ndarray | None
     obstacles: tuple[Obstacle, ...] = ()
+    alarms: np.ndarray | None = None
+    region: np.ndarray | None = None
 
 
 class Detector:
@@ -130,22 +135,27 @@ class Detector:
             )
         self._output_size = value
 
-    def detect(self, frames: Sequence[Frame]) -> list[Detection]:
+    def detect(
+        self, frames: Sequence[Frame], scenes: Sequence[Scene] | None = None
+    ) -> list[Detection]:
         """One detection a frame, in order; the frames may differ in size and channel order.
+
+        scenes: of the frames' cameras, each once; without them each frame stands for itself, and
+        all of the picture counts.
 
         Raises EngineError where the runtime fails or the network returns what is no number.
         """
         if not frames:
             return []
         if not self.engine.takes_frames:
-            return self._detect(frames, self.info.input_size)
+            return self._detect(frames, self.info.input_size, scenes)
         try:
-            return self._detect_on_gpu(frames)
+            return self._detect_on_gpu(frames, scenes)
         except EngineError as error:
             if self.config.backend != 'auto' or isinstance(error, BuildCancelledError):
                 raise
             self._leave_gpu(error)
-            return self._detect(frames, self.info.input_size)
+            return self._detect(frames, self.info.input_size, scenes)
 
     def _outputs(self) -> list[str]:
         """The outputs of the model that this detector computes."""
@@ -169,17 +179,21 @@ class Detector:
         given_up, self.engine = self.engine, engine
         given_up.close()
 
-    def _detect_on_gpu(self, frames: Sequence[Frame]) -> list[Detection]:
+    def _detect_on_gpu(
+        self, frames: Sequence[Frame], scenes: Sequence[Scene] | None
+    ) -> list[Detection]:
         # A GPU takes the frames as they are; those of one size go together.
         found: dict[int, Detection] = {}
         for size in dict.fromkeys(frame.size for frame in frames):
             places = [place for place, frame in enumerate(frames) if frame.size == size]
-            found |= zip(
-                places, self._detect([frames[place] for place in places], size), strict=True
-            )
+            some = [frames[place] for place in places]
+            theirs = scenes and [scenes[place] for place in places]
+            found |= zip(places, self._detect(some, size, theirs), strict=True)
         return [found[place] for place in range(len(frames))]
 
-    def _detect(self, frames: Sequence[Frame], size: tuple[int, int]) -> list[Detection]:
+    def _detect(
+        self, frames: Sequence[Frame], size: tuple[int, int], scenes: Sequence[Scene] | None
+    ) -> list[Detection]:
         """As `detect`, of frames that go to the engine at one size."""
         buffer = self.engine.input_buffer(len(frames), size)
         for frame, target in zip(frames, buffer, strict=True):
@@ -190,7 +204,10 @@ class Detector:
                 f'{self.model.path}: the scores of {self.engine.description} are not all finite: '
                 'the model is damaged or overflows, export it again and see its parity report'
             )
-        return [self._detection(frame, results, i) for i, frame in enumerate(frames)]
+        return [
+            self._detection(frame, results, i, scenes[i] if scenes else None)
+            for i, frame in enumerate(frames)
+        ]
 
     def close(self) -> None:
         """Release the engine; the detector cannot be used any more."""
@@ -222,20 +239,26 @@ class Detector:
         cv2.resize(frame.pixels, (width, height), scratch, interpolation=cv2.INTER_LINEAR)
         cv2.cvtColor(scratch, TO_RGB[frame.order], target)
 
-    def _detection(self, frame: Frame, results: dict[str, np.ndarray], i: int) -> Detection:
+    def _detection(
+        self, frame: Frame, results: dict[str, np.ndarray], i: int, scene: Scene | None
+    ) -> Detection:
         raw = results['score'][i].copy()
-        score = self.calibration.apply(raw)
-        mask = np.where(score > np.float32(1 - self.target_fpr), np.uint8(255), np.uint8(0))
+        score = self.calibration.apply(raw if scene is None else scene.smoothed(raw))
+        alarms = np.where(score > np.float32(1 - self.target_fpr), np.uint8(255), np.uint8(0))
         labels = results['labels'][i] if 'labels' in results else None
         codes = results['codes'][i].copy() if 'codes' in results else None
         size = frame.size if self.output_size == 'camera' else self.info.map_size
+        mask, region = (alarms, None) if scene is None else scene.alarms(alarms, labels)
+        found = find_obstacles if scene is None else scene.obstacles
         return Detection(
             labels=_labels(results, i, size),
             score=_resized(score, size, cv2.INTER_LINEAR),
             anomaly_mask=_resized(mask, size, cv2.INTER_NEAREST_EXACT),
             raw_score=raw,
             codes=codes,
-            obstacles=find_obstacles(mask, score, labels, size, self.min_obstacle_area),
+            obstacles=found(mask, score, labels, size, self.min_obstacle_area),
+            alarms=alarms,
+            region=region,
         )
 
 
