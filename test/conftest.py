@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from vq_anomaly_ros.detection import model_file
+from vq_anomaly_ros.detection.atlas import Atlas
 from vq_anomaly_ros.detection.calibration import Calibration
 
 # Hypothesis times no example, tries the same ones everywhere, and leaves no folder behind.
@@ -107,6 +108,30 @@ def tiny_model(
 ) -> Path:
     """A valid model file with random weights: input 64x128, stride 4, four classes, three codes."""
     return make_tiny_model(tmp_path_factory.mktemp('model') / 'tiny.onnx')
+
+
+@pytest.fixture(scope='session')
+def tiny_atlas(tiny_model: Path) -> Atlas:
+    """An atlas of the tiny model: two patches of noise a codevector."""
+    info = model_file.read(tiny_model).info
+    codevectors = len(CLASSES) * CODEVECTORS
+    shape = (codevectors, 2)
+    return Atlas(
+        model=info.name,
+        weights_sha256=info.weights_sha256,
+        classes=info.classes,
+        codevectors_per_class=CODEVECTORS,
+        source='noise',
+        date='2026-01-01',
+        frames=4,
+        frame_size=SIZE,
+        patches=np.random.default_rng(0).integers(0, 256, (*shape, 16, 16, 3), np.uint8),
+        count=np.arange(codevectors) + 3,
+        closeness=np.tile(np.array([0.9, 0.8], np.float32), (codevectors, 1)),
+        class_index=np.arange(codevectors) // CODEVECTORS,
+        frame_names=np.full(shape, 'f'),
+        places=np.full((*shape, 2), 20, np.int32),
+    )
 
 
 def _picture(seed: int, height: int = SIZE[0], width: int = SIZE[1]) -> np.ndarray:

@@ -108,7 +108,7 @@ def test_the_sentence_names_what_is_wrong_and_the_limit(
     assert 'sharpness' in monitor.state.judgement.message
     figure = monitor.state.figures['sharpness']
     assert figure.low is not None and figure.value < figure.low
-    assert f'{figure.low:.3g}' in monitor.state.judgement.message
+    assert f'{figure.low:.4g}' in monitor.state.judgement.message
 
 
 def test_other_scores_on_the_same_pictures_are_told(

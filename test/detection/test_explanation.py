@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,27 +52,6 @@ def explainer(tiny_model: Path) -> Explainer:
 def explainer_of(path: Path, **options: Any) -> Explainer:
     with Detector(DetectorConfig(path, threads=1)) as detector:
         return Explainer(detector.model, detector.calibration, **options)
-
-
-def atlas_of(info: model_file.ModelInfo) -> Atlas:
-    rng = np.random.default_rng(0)
-    count = np.arange(12) + 3
-    return Atlas(
-        model=info.name,
-        weights_sha256=info.weights_sha256,
-        classes=info.classes,
-        codevectors_per_class=3,
-        source='noise',
-        date='2026-01-01',
-        frames=4,
-        frame_size=(64, 128),
-        patches=rng.integers(0, 256, (12, 2, 16, 16, 3), np.uint8),
-        count=count,
-        closeness=np.tile(np.array([0.9, 0.8], np.float32), (12, 1)),
-        class_index=np.arange(12) // 3,
-        frame_names=np.full((12, 2), 'f'),
-        places=np.full((12, 2, 2), 20, np.int32),
-    )
 
 
 @pytest.mark.parametrize('backend', ['openvino', 'onnxruntime'])
@@ -214,10 +194,10 @@ def test_the_worst_pixel_is_the_middle_of_its_position(explainer: Explainer, see
 @pytest.mark.parametrize('order', ['bgr', 'rgb', 'mono'])
 @pytest.mark.parametrize('with_atlas', [False, True])
 def test_the_picture_shows_a_row_a_codevector(
-    explainer: Explainer, seen: Seen, order: Any, with_atlas: bool
+    explainer: Explainer, seen: Seen, tiny_atlas: Atlas, order: Any, with_atlas: bool
 ) -> None:
     frame, detection = seen
-    atlas = atlas_of(explainer.model.info) if with_atlas else None
+    atlas = tiny_atlas if with_atlas else None
     shown = Frame(frame.pixels[..., 0] if order == 'mono' else frame.pixels, order)
     told = explainer.explain(shown, detection, (160.0, 0.0))
     drawn = explanation_picture(shown, told, explainer.model.info, atlas)
@@ -229,11 +209,11 @@ def test_the_picture_shows_a_row_a_codevector(
 
 
 def test_an_atlas_beside_the_model_is_found(
-    make_tiny_model: Callable[..., Path], tmp_path: Path, seen: Seen
+    tiny_model: Path, tiny_atlas: Atlas, tmp_path: Path, seen: Seen
 ) -> None:
-    model = model_file.read(make_tiny_model(tmp_path / 'tiny.onnx'))
+    model = model_file.read(shutil.copy(tiny_model, tmp_path / 'tiny.onnx'))
     assert atlas_for(model) is None
-    write_atlas(atlas_of(model.info), tmp_path / 'tiny.atlas.npz')
+    write_atlas(tiny_atlas, tmp_path / 'tiny.atlas.npz')
     atlas = atlas_for(model)
     assert atlas is not None
     told = explainer_of(model.path, atlas=atlas).explain(*seen, (3.0, 4.0))

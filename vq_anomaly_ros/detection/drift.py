@@ -484,8 +484,8 @@ class DriftMonitor:
 def _sentence(name: str, figure: Figure) -> str:
     rule = STATISTICS[name]
     if figure.high is not None and figure.value > figure.high:
-        return f'{name} {figure.value:.3g} is above {figure.high:.3g} ({rule.high})'
-    return f'{name} {figure.value:.3g} is below {figure.low:.3g} ({rule.low})'
+        return f'{name} {figure.value:.4g} is above {figure.high:.4g} ({rule.high})'
+    return f'{name} {figure.value:.4g} is below {figure.low:.4g} ({rule.low})'
 
 
 def _figures(window: Window, baseline: Baseline) -> dict[str, Figure]:

@@ -17,6 +17,7 @@ from vq_anomaly_ros.detection.engines import EngineError
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelFileError
 from vq_anomaly_ros.detection.obstacles import Obstacle
 from vq_anomaly_ros.detection.spreads import (
+    SHARES,
     Spread,
     SpreadCounts,
     distance_of,
@@ -111,9 +112,10 @@ def _of_nearest(nearest: NearCodevector) -> str:
     what = f'The nearest codevector is number {nearest.number} of {nearest.class_name}'
     if nearest.spreads is None or nearest.farther is None:
         return f'{what}, at a cosine of {nearest.cosine:.2f}.'
+    more = 'more than ' if nearest.farther >= SHARES[-1] else ''
     return (
-        f'{what}, {nearest.spreads:.1f} times as far as usual: {nearest.farther:.1%} of normal '
-        f'{nearest.class_name} is nearer to its own.'
+        f'{what}, {nearest.spreads:.1f} times as far as usual: {more}{nearest.farther:.1%} of '
+        f'normal {nearest.class_name} is nearer to its own.'
     )
 
 
@@ -136,7 +138,11 @@ class Explainer:
     def explain(
         self, frame: Frame, detection: Detection, point: tuple[float, float]
     ) -> Explanation:
-        """Explain the pixel (x, y) of a frame.
+        """Explain the pixel (x, y) of a frame; see `place`, `compared`."""
+        return self.compared(self.place(frame, detection, point), frame)
+
+    def place(self, frame: Frame, detection: Detection, point: tuple[float, float]) -> Explanation:
+        """What is known of a pixel (x, y) of a frame without another run of the network.
 
         detection: of that frame, by a detector of the same model; its obstacles may be told in
         pixels of another size. Raises ExplanationError for a pixel outside of the frame.
@@ -145,7 +151,7 @@ class Explainer:
         raw = float(detection.raw_score[position])
         place = _position(point, frame.size, detection.score.shape)
         label = _label(self.model, detection, place)
-        known = Explanation(
+        return Explanation(
             point=(float(point[0]), float(point[1])),
             size=frame.size,
             position=position,
@@ -157,13 +163,13 @@ class Explainer:
             score_in_class=self._in_class(label, raw),
             obstacle=_obstacle_at(place, detection.obstacles),
         )
-        return self._with_codevectors(known, frame)
 
     def _in_class(self, label: str | None, raw: float) -> float | None:
         table = None if self.file is None or label is None else self.file.classes.get(label)
         return None if table is None else float(table.apply(np.array(raw, np.float32)))
 
-    def _with_codevectors(self, known: Explanation, frame: Frame) -> Explanation:
+    def compared(self, known: Explanation, frame: Frame) -> Explanation:
+        """The same with the nearest codevectors; frame: of any size, the network's will do."""
         if not self.model.info.codevectors_per_class:
             note = f'a model of the method {known.method} has no codevectors'
             return dataclasses.replace(known, note=note)

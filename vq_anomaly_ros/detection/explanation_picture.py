@@ -8,6 +8,7 @@ import numpy as np
 from vq_anomaly_ros.detection.atlas import Atlas
 from vq_anomaly_ros.detection.explanation import Explanation, NearCodevector
 from vq_anomaly_ros.detection.model_info import ModelInfo
+from vq_anomaly_ros.detection.spreads import SHARES
 from vq_anomaly_ros.images import Frame
 
 _WIDTH = 960
@@ -69,7 +70,8 @@ def _draw_row(
     _write(picture, f'{one.class_name} {one.number}', (left + 24, top + 24), _LIGHT)
     told = f'cosine {one.cosine:.2f}'
     if one.spreads is not None and one.farther is not None:
-        told += f', {one.spreads:.1f} x usual, {one.farther:.1%} nearer'
+        more = '>' if one.farther >= SHARES[-1] else ''
+        told += f', {one.spreads:.1f} x usual, {more}{one.farther:.1%} nearer'
     _write(picture, told, (left + 24, top + 46), _MUTED, 0.42)
     if atlas is None:
         return

@@ -7,7 +7,7 @@ keeps its size on a phone. Coordinates run from 0 to 100, y downwards.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -168,6 +168,105 @@ def histogram(title: str, values: np.ndarray, marks: Sequence[tuple[float, str]]
         _upwards(ticks(0, top, most=min(4, top))),
         tuple(Tick(value / high * 100, name) for value, name in marks),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Points of a log_chart: x, y float [n], both above 0 (y may be 0); bounds: [n, 2] of y."""
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    bounds: np.ndarray | None = None
+
+
+_LOWEST, _DECADES = 1e-5, 5  # of a log_chart: 1e-5 to 1
+_SERIES_STYLES = ('first', 'second', 'third')
+
+
+def log_chart(title: str, summary: str, series: Sequence[Series]) -> Chart:
+    """Return y against x, both 1e-5 to 1 on logarithms, with the line of y = x.
+
+    series: three at most. A y below the axis is drawn at its foot.
+    """
+    near = 100 * math.log10(1.5) / _DECADES
+    band = f'M0,100V{100 - near:.2f}L{100 - near:.2f},0H100V{near:.2f}L{near:.2f},100Z'
+    shapes = [
+        Shape(band, 'fill'),
+        Shape('M0,100L100,0', 'level', text='as asked for; shaded: within a factor of 1.5'),
+    ]
+    for one, style in zip(series, _SERIES_STYLES, strict=False):
+        x, y = _decades(one.x), 100 - _decades(one.y)
+        if one.bounds is not None:
+            low, high = (100 - _decades(bound) for bound in one.bounds.T)
+            bars = ''.join(
+                f'M{a:.2f},{b:.2f}V{c:.2f}' for a, b, c in zip(x, low, high, strict=True)
+            )
+            shapes.append(Shape(bars, f'interval {style}'))
+        shapes.append(Shape(_path(x, y), f'thin {style}'))
+        dots = ''.join(f'M{a:.2f},{b:.2f}h0.01' for a, b in zip(x, y, strict=True))
+        shapes.append(Shape(dots, f'dots {style}', text=one.name))
+    marks = tuple(
+        Tick(100 * power / _DECADES, '1' if power == _DECADES else f'1e-{_DECADES - power}')
+        for power in range(_DECADES + 1)
+    )
+    return Chart(title, summary, tuple(shapes), marks, _upwards(marks))
+
+
+def _decades(values: np.ndarray) -> np.ndarray:
+    """Per cent of the axis of a log_chart."""
+    return 100 * (np.log10(np.clip(values, _LOWEST, 1)) + _DECADES) / _DECADES
+
+
+def strip_chart(
+    title: str,
+    times: np.ndarray,
+    rows: Mapping[str, np.ndarray],
+    limits: tuple[float, float],
+    names: tuple[str, str],
+) -> Chart:
+    """Return a strip a row that is half high above the first limit and full above the second.
+
+    rows: float [n] each, NaN where unknown; names: of the two levels.
+    """
+    at = _edges(times)
+    height = 100 / len(rows)
+    shapes, parts = [], []
+    for place, (name, values) in enumerate(rows.items()):
+        foot = (place + 0.92) * height
+        for level, (limit, told) in enumerate(zip(limits, names, strict=True)):
+            top = foot - height * (0.42 if level == 0 else 0.84)
+            runs = _runs(np.nan_to_num(values, nan=0.0) > limit)
+            path = ''.join(
+                f'M{at[i]:.2f},{foot:.2f}V{top:.2f}H{at[j]:.2f}V{foot:.2f}Z' for i, j in runs
+            )
+            if path:
+                share = float(np.mean(np.nan_to_num(values, nan=0.0) > limit))
+                text = f'{name}: {told} in {share:.0%} of the frames'
+                shapes.append(Shape(path, f'strip {told.lower()}', text=text))
+        parts.append(f'{name} up to {np.nanmax(values):.1f}')
+    centres = tuple(Tick((place + 0.5) * height, name) for place, name in enumerate(rows))
+    return Chart(
+        title,
+        f'Times the distance at which {names[0]} begins: {", ".join(parts)}.',
+        tuple(shapes),
+        ticks(float(times[0]), float(times[-1]), unit=' s'),
+        centres,
+    )
+
+
+def _edges(times: np.ndarray) -> np.ndarray:
+    """Where each frame begins and the last ends, per cent, float64 [n + 1]."""
+    at = _percent(times)
+    if len(at) == 1:
+        return np.array([0.0, 100.0])
+    return np.r_[0.0, (at[1:] + at[:-1]) / 2, 100.0]
+
+
+def _runs(held: np.ndarray) -> list[tuple[int, int]]:
+    """First and last + 1 of each run of True."""
+    changes = np.flatnonzero(np.diff(np.r_[False, held, False].astype(np.int8)))
+    return [(int(i), int(j)) for i, j in changes.reshape(-1, 2)]
 
 
 def _percent(times: np.ndarray) -> np.ndarray:

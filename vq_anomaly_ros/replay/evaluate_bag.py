@@ -19,10 +19,12 @@ from typing import Any
 
 from rich.console import Console
 
+from vq_anomaly_ros.detection.atlas import AtlasError, atlas_for
 from vq_anomaly_ros.detection.calibration import CalibrationError
 from vq_anomaly_ros.detection.detector import Detection, Detector, DetectorConfig, OutputSize
 from vq_anomaly_ros.detection.engines import EngineError
 from vq_anomaly_ros.detection.events import Event, camera_watch
+from vq_anomaly_ros.detection.explanation import Explainer
 from vq_anomaly_ros.detection.model_file import ModelFileError, ModelInfo, find_model
 from vq_anomaly_ros.detection.overlay import overlay
 from vq_anomaly_ros.images import Frame, ImageError, as_frame, compressed_fields
@@ -41,6 +43,7 @@ from vq_anomaly_ros.replay.bags import (
     Storage,
     add_bag_options,
 )
+from vq_anomaly_ros.replay.comparison import ComparisonError, read_summary
 from vq_anomaly_ros.replay.conditions import Condition, ConditionError, parse
 from vq_anomaly_ros.replay.files import OutputError, staged
 from vq_anomaly_ros.replay.frame_results import DriveStatistics, DroppedFrame, FrameResult
@@ -55,8 +58,10 @@ from vq_anomaly_ros.replay.video import VideoError
 OUTPUT = 'output'
 # What a person can mend: told in one sentence, without a traceback.
 EXPECTED_ERRORS = (
+    AtlasError,
     BagError,
     CalibrationError,
+    ComparisonError,
     ConditionError,
     EngineError,
     LabelError,
@@ -74,7 +79,8 @@ class EvaluationConfig:
     bags: at least one; topic: the image topic, None for the only one; out: folder of the results;
     labels: folder of labels, see labels.LabelFolder; conditions: see conditions; storage,
     bag_version: of the bag that is written; rerun: file of a recording for the rerun viewer, None
-    for none; the others as in DetectorConfig.
+    for none; atlas: of the model, '' for the one beside it; compare: summary of another run, or its
+    folder; the others as in DetectorConfig.
     """
 
     bags: tuple[Path, ...]
@@ -92,6 +98,8 @@ class EvaluationConfig:
     bag_version: BagVersion = 9
     rerun: Path | None = None
     calibration: Path | None = None
+    atlas: str = ''
+    compare: Path | None = None
 
 
 def evaluate(config: EvaluationConfig, console: Console | None = None) -> dict[str, Any]:
@@ -105,11 +113,14 @@ def evaluate(config: EvaluationConfig, console: Console | None = None) -> dict[s
     Raises:
         One of EXPECTED_ERRORS.
     """
+    if config.compare is not None:
+        read_summary(config.compare)  # before the whole drive, not after
     topics = {bag: bags.choose_topic(bag, config.topic) for bag in config.bags}
     labels = LabelFolder(config.labels) if config.labels else None
     bags.check_replaceable(config.out / OUTPUT)
     with Detector(_detector_config(config)) as detector, staged(config.out) as folder:
         _check_conditions(config, detector)
+        explainer = _explainer(config, detector)
         with ExitStack() as stack:
             writer = BagWriter(folder / OUTPUT, config.storage, version=config.bag_version)
             output = stack.enter_context(writer)
@@ -117,7 +128,7 @@ def evaluate(config: EvaluationConfig, console: Console | None = None) -> dict[s
             if config.rerun is not None:
                 recording = stack.enter_context(RerunRecording(config.rerun, detector.info))
                 found = recording.recorded(found)
-            return report.write_report(found, folder, _run(config, topics, detector))
+            return report.write_report(found, folder, _run(config, topics, detector, explainer))
 
 
 def _detector_config(config: EvaluationConfig) -> DetectorConfig:
@@ -140,7 +151,23 @@ def _check_conditions(config: EvaluationConfig, detector: Detector) -> None:
         condition.check_name(empty)
 
 
-def _run(config: EvaluationConfig, topics: dict[Path, str], detector: Detector) -> report.Run:
+def _explainer(config: EvaluationConfig, detector: Detector) -> Explainer:
+    """What explains the pictures of the gallery; raises AtlasError."""
+    return Explainer(
+        detector.model,
+        detector.calibration,
+        detector.calibration_file,
+        atlas_for(detector.model, config.atlas),
+        config.threads,
+    )
+
+
+def _run(
+    config: EvaluationConfig,
+    topics: dict[Path, str],
+    detector: Detector,
+    explainer: Explainer | None = None,
+) -> report.Run:
     names = tuple(bag.name for bag in config.bags)
     settings = {
         'bags': ', '.join(names),
@@ -165,6 +192,9 @@ def _run(config: EvaluationConfig, topics: dict[Path, str], detector: Detector) 
         video=config.video,
         settings={name: value for name, value in settings.items() if value not in (None, '')},
         conditions=config.conditions,
+        calibration_file=detector.calibration_file,
+        explainer=explainer,
+        compare=config.compare,
     )
 
 
@@ -356,6 +386,8 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         bag_version=options.bag_version,
         rerun=options.rerun,
         calibration=options.calibration,
+        atlas=options.atlas,
+        compare=options.compare,
     )
 
 
@@ -371,6 +403,8 @@ def _parser() -> argparse.ArgumentParser:
     add('--output-size', choices=('network', 'camera'), default='camera', help='of the images out')
     add('--target-fpr', type=float, default=1e-3, help='share of normal pixels in the mask')
     add('--calibration', type=Path, help="file of `calibrate`; without one, the model's own table")
+    add('--atlas', default='', help='of training.atlas: what the codevectors stand for')
+    add('--compare', type=Path, metavar='RUN', help='summary.json of another run, or its folder')
     add('--threads', type=threads, default=0, help='0 leaves it to the runtime')
     add_bag_options(parser)
     add('--rerun', type=Path, metavar='OUT.rrd', help='also write a recording for the rerun viewer')

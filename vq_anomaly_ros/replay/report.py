@@ -20,12 +20,15 @@ import numpy as np
 
 from vq_anomaly_ros.detection import overlay
 from vq_anomaly_ros.detection.calibration import Calibration
+from vq_anomaly_ros.detection.calibration_file import CalibrationFile
+from vq_anomaly_ros.detection.explanation import Explainer
 from vq_anomaly_ros.detection.model_file import ModelFile
 from vq_anomaly_ros.replay import charts
 from vq_anomaly_ros.replay.bags import NANOSECONDS
+from vq_anomaly_ros.replay.comparison import Comparison, compare
 from vq_anomaly_ros.replay.conditions import Condition
 from vq_anomaly_ros.replay.drive_record import RECORD, DriveRecord
-from vq_anomaly_ros.replay.event_log import logged
+from vq_anomaly_ros.replay.event_log import LoggedEvent, logged
 from vq_anomaly_ros.replay.frame_results import (
     MOST_RARE,
     DriveStatistics,
@@ -35,6 +38,7 @@ from vq_anomaly_ros.replay.frame_results import (
 )
 from vq_anomaly_ros.replay.frame_series import FRAMES, write_frames
 from vq_anomaly_ros.replay.gallery import Gallery, choose
+from vq_anomaly_ros.replay.report_charts import drift_charts, rate_chart, rate_rows
 from vq_anomaly_ros.replay.video import VideoWriter
 
 SUMMARY = 'summary.json'
@@ -51,7 +55,8 @@ class Run:
     DriveStatistics; labelled: whether frames come with labels; settings: name -> value, all that a
     person would have to repeat; counts, latency_ms: what the node says of itself, the latter in
     place of the frames' own latencies; keep_record: whether record/ is written, from which a report
-    over several drives can be made.
+    over several drives can be made; calibration_file: that of the calibration, if it came from one;
+    explainer: of the pixels that score highest; compare: summary of another run, or its folder.
     """
 
     title: str
@@ -71,6 +76,9 @@ class Run:
     latency_ms: dict[str, float | None] | None = None
     conditions: tuple[Condition, ...] = ()
     keep_record: bool = False
+    calibration_file: CalibrationFile | None = None
+    explainer: Explainer | None = None
+    compare: Path | None = None
 
 
 def write_report(
@@ -97,7 +105,7 @@ def _collected(
 ) -> DriveRecord:
     """Take in all results; the video is written on the way."""
     record = new_record(run)
-    gallery = Gallery(run.model.info)
+    gallery = Gallery(run.model.info, explainer=run.explainer)
     with ExitStack() as stack:
         video = stack.enter_context(VideoWriter(folder / VIDEO, run.rate)) if run.video else None
         for result in results:
@@ -183,6 +191,8 @@ def render(
     if not rows:
         raise ValueError('no frame has a result, so there is nothing to report')
     times = drive_times(rows)
+    comparison = None if run.compare is None else compare(summary, rows, run.compare)
+    rates = rate_rows(record.statistics, run.calibration_file)
     when = {(row.source, row.topic, row.stamp_ns): t for row, t in zip(rows, times, strict=True)}
     span = float(times[-1] - times[0]) or 1.0
     gallery = [
@@ -208,7 +218,13 @@ def render(
         gallery=gallery,
         marks=marks,
         views=list(dict.fromkeys(name for picture in pictures for name in picture.views)),
-        score_charts=_score_charts(rows, times, run),
+        score_charts=_score_charts(rows, times, run, comparison),
+        comparison=comparison,
+        changed=[] if comparison is None else _changed(comparison, rows, times),
+        events=_events(record.events, when, float(times[-1] - times[0]) or 1.0),
+        rates=rates,
+        rate_chart=rate_chart(rates),
+        drift_charts=drift_charts(rows, times),
         share_chart=_share_chart(rows, times, run),
         latency_chart=_latency_chart(rows, summary, run),
         most_rare=MOST_RARE,
@@ -237,7 +253,33 @@ def drive_times(rows: Sequence[FrameRow]) -> np.ndarray:
     return np.r_[0.0, np.cumsum(np.where(steady, steps, usual))]
 
 
-def _score_charts(rows: Sequence[FrameRow], times: np.ndarray, run: Run) -> Iterator[charts.Chart]:
+def _events(
+    events: Sequence[LoggedEvent], when: dict[tuple[str, str, int], float], span: float
+) -> list[dict[str, Any]]:
+    """The events with their number, time, s, and place on the timeline, per cent."""
+    found = []
+    for number, one in enumerate(events, 1):
+        time = when.get((one.source, one.topic, one.event.stamp_ns), 0.0)
+        found.append({'number': number, 'logged': one, 'time': time, 'at': time / span * 100})
+    return found
+
+
+def _changed(
+    comparison: Comparison, rows: Sequence[FrameRow], times: np.ndarray
+) -> list[dict[str, Any]]:
+    """The frames that changed most, with their time, s, and their stamp."""
+    return [
+        {'time': times[one.place], 'stamp_ns': rows[one.place].stamp_ns, 'frame': one}
+        for one in comparison.changed
+    ]
+
+
+def _score_charts(
+    rows: Sequence[FrameRow], times: np.ndarray, run: Run, comparison: Comparison | None
+) -> Iterator[charts.Chart]:
+    other = None
+    if comparison is not None and comparison.rarity is not None:
+        other = comparison.rarity, f'the other run, {comparison.name}'
     level = -np.log10(run.target_fpr)
     yield charts.line_chart(
         'Rarity of the most anomalous hundredth of the pixels',
@@ -245,6 +287,7 @@ def _score_charts(rows: Sequence[FrameRow], times: np.ndarray, run: Run) -> Iter
         np.array([row.rarity for row in rows]),
         top=MOST_RARE,
         level=(float(level), f'mask threshold: 1 normal pixel in {1 / run.target_fpr:,.0f}'),
+        reference=other,
     )
     fractions = 100 * np.array([row.anomaly_fraction for row in rows])
     labelled = 100 * np.array([row.labelled_fraction for row in rows], np.float64)
