@@ -76,7 +76,8 @@ def obstacles_message(
 ) -> dict[str, Any]:
     """Return what obstacles_json says of a frame (see `detection.obstacles.Obstacle`).
 
-    Boxes are in pixels of the published images, whose size is `size` (height, width).
+    Boxes are in pixels of the published images, whose size is `size` (height, width); `id` is the
+    number of the thing that an obstacle is, `frames` in how many it was seen so far.
     """
     return {
         'stamp_ns': stamp_ns,
@@ -84,6 +85,8 @@ def obstacles_message(
         'size': list(detection.score.shape),
         'obstacles': [
             {
+                'id': obstacle.track,
+                'frames': obstacle.frames,
                 'box': [round(value, 2) for value in obstacle.box],
                 'area': round(obstacle.area, 6),
                 'score_mean': round(obstacle.score_mean, 6),
@@ -100,7 +103,14 @@ def obstacles_message(
 def obstacles_of(told: dict[str, Any]) -> tuple[Obstacle, ...]:
     """Return the obstacles of `obstacles_message`, to its precision and without class ids."""
     return tuple(
-        Obstacle(tuple(one['box']), one['area'], one['score_mean'], one['score_max'])
+        Obstacle(
+            tuple(one['box']),
+            one['area'],
+            one['score_mean'],
+            one['score_max'],
+            track=one.get('id'),
+            frames=one.get('frames', 1),
+        )
         for one in told['obstacles']
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vq_anomaly_ros.detection.detector import Detection
+from vq_anomaly_ros.detection.obstacles import Obstacle
 from vq_anomaly_ros.detection.overlay import colour_labels, overlay, score_heatmap
 from vq_anomaly_ros.images import Frame
 
@@ -86,6 +87,26 @@ def test_anomalies_are_outlined_and_tinted(frame, tiny_info, with_labels) -> Non
     assert red > blue > green, 'inside it is pink'
     outline = marked[60, 58:62].astype(int)
     assert (outline[:, 2] > red).any(), 'the outline is stronger than the inside'
+
+
+def test_obstacles_are_framed_and_numbered_and_the_region_outlined(frame, tiny_info) -> None:
+    region = np.zeros(SIZE, bool)
+    region[50:] = True
+    plain = detection(None, np.zeros(SIZE, np.uint8))
+    thing = Obstacle((20.0, 60.0, 30.0, 20.0), 0.1, 0.9, 0.9)
+    framed = dataclasses.replace(plain, obstacles=(dataclasses.replace(thing, track=7),))
+    before = overlay(frame, plain, tiny_info, legend=False)
+    after = overlay(frame, framed, tiny_info, legend=False)
+    rows, columns = np.nonzero((before != after).any(axis=2))
+    assert {60, 80} <= set(rows) and {20, 50} <= set(columns)
+    assert rows.min() < 60, 'the number stands above'
+    assert not (before != after)[65:75, 25:45].any()
+    # One that was seen in a single frame has no number, and no frame.
+    alone = dataclasses.replace(plain, obstacles=(thing,))
+    assert np.array_equal(overlay(frame, alone, tiny_info, legend=False), before)
+    outlined = overlay(frame, dataclasses.replace(plain, region=region), tiny_info, legend=False)
+    changed = (outlined != before).any(axis=2)
+    assert changed[49:52].any() and not changed[:45].any() and not changed[60:70, 20:180].any()
 
 
 def test_frame_and_detection_are_left_alone(frame, tiny_info, picture) -> None:

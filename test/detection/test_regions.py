@@ -72,7 +72,9 @@ def test_regions_are_given_for_all_or_for_one_camera() -> None:
     assert regions_of(['road'], cameras) == {'/front': ROAD, '/rear': ROAD}
     found = regions_of(['road', '/rear: all'], cameras)
     assert found == {'/front': ROAD, '/rear': ALL}
-    assert regions_of(['/rear:0,0 1,0 1,1'], cameras)['/rear'].kind == 'polygon'
+    drawn = regions_of(['/rear:0,0 1,0 1,1'], cameras)
+    assert drawn['/front'] is None and str(drawn['/rear']) == '0,0 1,0 1,1'
+    assert regions_of(['road', '/front: calibrated'], cameras)['/front'] is None
     with pytest.raises(RegionError, match=r'/left.* none of /front, /rear'):
         regions_of(['/left: road'], cameras)
 

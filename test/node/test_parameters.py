@@ -74,6 +74,11 @@ def test_every_parameter_is_described_and_its_default_allowed(spec: ParameterSpe
         ('cameras', ['/front/'], 'is no namespace'),
         ('image_topic', '/image_raw', 'without leading /'),
         ('model', 3, 'is no string'),
+        ('region', ['0,0 1,1'], '2 corners'),
+        ('region', ['/front: 0,0 1,0 1,3'], 'outside of the picture'),
+        ('region', ['lane'], 'is no corner'),
+        ('smoothing', 1.0, 'outside 0 to 0.95'),
+        ('obstacle_persistence', 0, 'outside 1 to 100'),
     ],
 )
 def test_a_refused_value_is_named_with_its_reason(name: str, value: Any, word: str) -> None:

@@ -300,7 +300,9 @@ def test_score_encoding_and_output_size_change_at_run_time(
 def test_obstacles_as_json_over_dds(
     peer: Any, start_detector: Any, tiny_model: Path, picture: Any, image_message: Any
 ) -> None:
-    start_detector(target_fpr=0.3, min_obstacle_area=0.01)
+    start_detector(
+        target_fpr=0.3, min_obstacle_area=0.01, obstacle_persistence=1, obstacle_growth=0.0
+    )
     seen = peer.collect(String, '/front/anomaly/obstacles_json')
     publisher = peer.publisher(Image, '/front/image_raw')
     pixels = picture(2, 90, 160)
@@ -313,6 +315,31 @@ def test_obstacles_as_json_over_dds(
     assert expected, 'the test needs an obstacle'
     assert (told['stamp_ns'], told['frame_id'], told['size']) == (12, 'lens', [90, 160])
     assert [o['box'] for o in told['obstacles']] == [[round(v, 2) for v in o.box] for o in expected]
+
+
+def test_obstacles_of_a_region_are_told_once_they_persist(
+    peer: Any, start_detector: Any, picture: Any, image_message: Any
+) -> None:
+    """Three frames in a row, in the lower half of the picture only, under one number."""
+    start_detector(
+        target_fpr=0.3,
+        obstacle_persistence=3,
+        obstacle_growth=0.0,
+        region=['all', '/front: 0,0.5 1,0.5 1,1 0,1'],
+    )
+    seen = peer.collect(String, '/front/anomaly/obstacles_json')
+    masks = peer.collect(Image, '/front/anomaly/mask')
+    publisher = peer.publisher(Image, '/front/image_raw')
+    for step in range(4):
+        message = image_message(picture(2, 64, 128), stamp=12 + step, frame_id='lens')
+        publisher.publish(message)
+        assert peer.spin_until(lambda step=step: len(seen) > step and len(masks) > step)
+    told = [json.loads(one.data)['obstacles'] for one in seen]
+    assert told[0] == told[1] == [] and told[2] and len(told[2]) == len(told[3])
+    assert [one['frames'] for one in told[2]] == [3] * len(told[2])
+    assert {one['id'] for one in told[2]} == {one['id'] for one in told[3]}
+    mask = np.frombuffer(bytes(masks[0].data), np.uint8).reshape(64, 128)
+    assert mask[32:].any() and not mask[:28].any()
 
 
 def test_diagnostics_tell_jumps_changes_and_losses(

@@ -42,7 +42,7 @@ def test_a_calibration_is_written_and_used(
 ) -> None:
     out = tmp_path / 'quiet.json'
     assert calibrate(drive, tiny_model, out, '--target-fpr', '0.02', '--polluted', '0.01') == 0
-    assert 'asked for   held out' in capsys.readouterr().out
+    assert 'raw score above   held out' in capsys.readouterr().out
     file = calibration_file.read(out)
     file.check_model(model_file.read(tiny_model).info, 'here')
     assert [(bag.name, bag.topic, bag.frames) for bag in file.bags] == [('quiet', TOPIC, FRAMES)]
@@ -152,3 +152,31 @@ def test_rubbish_leaves_no_file(
     assert calibrate(bag, tiny_model, tmp_path / 'new' / 'c.json', *more) == 2
     assert word in capsys.readouterr().err
     assert not (tmp_path / 'new').exists()
+
+
+def test_a_region_is_calibrated_and_kept(
+    tmp_path: Path, drive: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / 'lower.json'
+    assert calibrate(drive, tiny_model, out, '--region', '0,0.5 1,0.5 1,1 0,1') == 0
+    told = capsys.readouterr().out
+    assert f'{TOPIC}  region: 0,0.5 1,0.5 1,1 0,1; the vehicle itself: not seen' in told
+    file = calibration_file.read(out)
+    assert file.regions == {TOPIC: {'region': '0,0.5 1,0.5 1,1 0,1', 'ego': []}}
+    assert file.overall.pixels == pytest.approx(FRAMES * 16 * 32 / 2, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ('region', 'problem'),
+    [('0,0 1,1', '2 corners'), ('0,0 2,0 1,1', 'outside of the picture')],
+)
+def test_a_region_that_is_none_is_refused(
+    tmp_path: Path,
+    drive: Path,
+    tiny_model: Path,
+    capsys: pytest.CaptureFixture[str],
+    region: str,
+    problem: str,
+) -> None:
+    assert calibrate(drive, tiny_model, tmp_path / 'c.json', '--region', region) == 2
+    assert problem in capsys.readouterr().err

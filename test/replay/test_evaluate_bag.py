@@ -355,3 +355,52 @@ def test_a_senseless_number_of_threads_is_refused(
         main(['bag', '--out', 'out', f'--threads={threads}'])
     assert ended.value.code == 2
     assert f'{threads!r} is no number of threads; give 0 to 256' in capsys.readouterr().err
+
+
+def test_a_region_gets_its_own_figures(drive: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Against the masks of the whole picture, cut to the region by hand."""
+    labels = str(drive / 'labels')
+    more = ['--labels', labels, '--target-fpr', '0.2', '--output-size', 'network', '--no-video']
+    region = ['--region', '0,0 0.5,0 0.5,1 0,1', '--persistence', '1']
+    assert run(drive, tiny_model, tmp_path / 'out', *more, *region) == 0
+    summary = json.loads((tmp_path / 'out' / 'summary.json').read_text())
+    with Detector(DetectorConfig(tiny_model, target_fpr=0.2, output_size='network')) as detector:
+        masks = [
+            detector.detect([Frame(frame_of(drive, i), 'bgr')])[0].anomaly_mask
+            for i in range(FRAMES)
+        ]
+    inside = np.mean([mask[:, :16] > 0 for mask in masks])
+    assert summary['region']['share'] == pytest.approx(0.5, abs=0.04)
+    assert summary['region']['anomaly_fraction'] == pytest.approx(inside, rel=0.1)
+    assert summary['anomaly_fraction'] == pytest.approx(inside / 2, rel=0.1)
+    assert summary['region']['share_above']['1e-1'] > 0
+    assert 0 <= summary['flicker']['parts_before'] <= 1
+    # The square lies in the middle: half of it is judged.
+    assert 0 < summary['metrics']['region']['ap'] <= 1
+    assert summary['metrics']['region']['ap'] != summary['metrics']['ap']
+
+
+def test_without_a_region_its_figures_are_undefined(
+    labelled: tuple[Path, dict[str, Any]],
+) -> None:
+    _, summary = labelled
+    assert summary['region']['share'] is None and summary['metrics']['region']['ap'] is None
+    assert set(summary['flicker']) == {
+        'pixels_before',
+        'pixels_after',
+        'parts_before',
+        'parts_after',
+    }
+
+
+def test_the_region_of_a_model_without_ground_is_refused(
+    drive: Path,
+    make_tiny_model: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = make_tiny_model(tmp_path / 'm.onnx', classes=('sky', 'tree', 'car', 'person'))
+    assert run(drive, model, tmp_path / 'out', '--region', 'road') == 2
+    assert 'draw a polygon' in capsys.readouterr().err and not (tmp_path / 'out').exists()
+    with pytest.raises(SystemExit, match='2'):
+        run(drive, model, tmp_path / 'out', '--persistence', '0')

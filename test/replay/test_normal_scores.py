@@ -71,6 +71,21 @@ def test_without_pollution_the_table_is_that_of_all_pixels(info: ModelInfo) -> N
     assert (file.frames, file.overall.pixels) == (30, raw.size)
 
 
+def test_only_the_region_counts(info: ModelInfo) -> None:
+    """The table is that of its pixels; a frame that shows nothing of it says nothing."""
+    raw, labels, region = frames(30), np.zeros(SIZE, np.uint8), np.zeros(SIZE, bool)
+    region[25:, :40] = True
+    scores = DriveScores(info, 'drive', '/front/image_raw')
+    for one in raw:
+        scores.add(one, labels, region)
+    scores.add(raw[0], labels, np.zeros(SIZE, bool))
+    file = fit([scores], info, date='2026-01-01')
+    plain = Calibration.from_scores([raw[:, region]], 'drive', date='2026-01-01')
+    assert file.overall.raw.tobytes() == plain.raw.tobytes()
+    assert (file.frames, file.overall.pixels) == (30, 30 * 15 * 40)
+    assert 0 < file.realised[0].low < 1e-2 < file.realised[0].high
+
+
 def test_two_drives_together_are_one_calibration(info: ModelInfo) -> None:
     """Sent from another process as well."""
     raw = frames(60)
@@ -146,10 +161,12 @@ def test_the_interval_holds_the_rate_of_other_drives(info: ModelInfo) -> None:
         for _ in range(2):
             level = np.repeat(rng.normal(0, 0.3, 20), 10)
             values = rng.normal(0, 0.5, (200, 500)) + level[:, None]
-            drives.append(pixels_above([OrderStatistics(v) for v in values], thresholds) / 500)
-        (rate,) = pixel_rates(drives[0], drives[0], block_numbers([200]), [1e-2], seed)
-        place = np.interp(-1e-2, -drives[0].mean(axis=0), np.arange(200))
-        other = np.interp(place, np.arange(200), drives[1].mean(axis=0))
+            drives.append(pixels_above([OrderStatistics(v) for v in values], thresholds))
+        one, two = drives
+        pixels = np.full(200, 500)
+        (rate,) = pixel_rates(one, one, pixels, block_numbers([200]), [1e-2], seed)
+        place = np.interp(-1e-2, -one.mean(axis=0) / 500, np.arange(200))
+        other = np.interp(place, np.arange(200), two.mean(axis=0) / 500)
         inside += rate.low <= other <= rate.high
     assert inside >= 34
 

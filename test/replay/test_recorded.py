@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
+from vq_anomaly_ros.detection.scene import SceneConfig
 from vq_anomaly_ros.replay import bags
 from vq_anomaly_ros.replay.evaluate_bag import EvaluationConfig, evaluate
 from vq_anomaly_ros.replay.frame_results import DroppedFrame, FrameResult
@@ -26,7 +27,10 @@ def drive(tmp_path: Path, picture: Picture) -> Path:
 
 def recorded(tmp_path: Path, drive: Path, model: Path) -> Path:
     """A bag as a recorder makes it: the answers to all but the third frame, and diagnostics."""
-    evaluate(EvaluationConfig((drive,), tmp_path / 'out', model, target_fpr=0.3, video=False))
+    config = EvaluationConfig(
+        (drive,), tmp_path / 'out', model, target_fpr=0.3, video=False, scene=SceneConfig()
+    )
+    evaluate(config)
     clock = START + 10**12
     with bags.BagWriter(tmp_path / 'recorded') as writer:
         for raw in bags.read_raw(tmp_path / 'out' / 'output'):
@@ -71,6 +75,7 @@ def test_answers_are_joined_with_their_frames_by_stamp(
     assert len(told) == len(expected_obstacles) > 0
     for one, other in zip(told, expected_obstacles, strict=True):
         np.testing.assert_allclose(one.box, other.box, atol=0.006)
+        assert (one.track is not None, one.frames) == (True, 1)
         assert one.score_max == pytest.approx(other.score_max, abs=1e-6)
 
 

@@ -14,6 +14,7 @@ Colour = tuple[int, int, int]
 Palette = tuple[Colour, ...]
 
 _ANOMALY: Colour = (110, 0, 255)  # BGR; no palette of street classes holds this pink
+_OBSTACLE: Colour = (0, 220, 255)  # yellow, on a black rim seen on everything
 _TINT = 0.45  # share of the anomaly's colour inside its outline
 _LEGEND_SHARE = 0.01  # classes of a smaller share of the frame are not named
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -48,6 +49,9 @@ def overlay(
 ) -> np.ndarray:
     """uint8 [H, W, 3] BGR at the frame's size: classes lightly over it, anomalies pink, outlined.
 
+    Obstacles are framed, with the number of the thing that they are; where only a region counts,
+    a thin white line goes around it.
+
     opacity: share of the class colours, 0..1; legend: names of the classes that are seen, in a
     line at the bottom. Frame and detection are left as they are.
     """
@@ -63,7 +67,10 @@ def overlay(
         entries = _classes_in_sight(labels, info)
     else:
         entries = []
+    if detection.region is not None:
+        _outline_region(picture, detection.region)
     _mark_anomalies(picture, mask)
+    _frame_obstacles(picture, detection)
     if legend:
         _draw_legend(picture, [('anomaly', _ANOMALY), *entries])
     return picture
@@ -86,6 +93,33 @@ def _mark_anomalies(picture: np.ndarray, mask: np.ndarray) -> None:
     # white around the pink: seen on any class colour, the magenta pavement too
     cv2.drawContours(picture, contours, -1, (255, 255, 255), width + 2, cv2.LINE_AA)
     cv2.drawContours(picture, contours, -1, _ANOMALY, width, cv2.LINE_AA)
+
+
+def _outline_region(picture: np.ndarray, region: np.ndarray) -> None:
+    """A thin line around where alarms count, in place; region: bool [h, w]."""
+    mask = _at(region.astype(np.uint8), picture.shape[:2])
+    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(picture, contours, -1, (255, 255, 255), 1, cv2.LINE_AA)
+
+
+def _frame_obstacles(picture: np.ndarray, detection: Detection) -> None:
+    """A frame around every obstacle that has a number, and that, in place."""
+    height, width = picture.shape[:2]
+    scale = (width / detection.score.shape[1], height / detection.score.shape[0])
+    text_scale = max(0.4, height / 1000)
+    for obstacle in detection.obstacles:
+        if obstacle.track is None:
+            continue
+        x, y, w, h = obstacle.box
+        left, top = round(x * scale[0]), round(y * scale[1])
+        right, bottom = round((x + w) * scale[0]), round((y + h) * scale[1])
+        line = max(1, height // 400)
+        cv2.rectangle(picture, (left, top), (right, bottom), (0, 0, 0), line + 2)
+        cv2.rectangle(picture, (left, top), (right, bottom), _OBSTACLE, line)
+        text = str(obstacle.track)
+        origin = (left, top - 4 if top > 24 else bottom + round(24 * text_scale))
+        cv2.putText(picture, text, origin, _FONT, text_scale, (0, 0, 0), 3 * line, cv2.LINE_AA)
+        cv2.putText(picture, text, origin, _FONT, text_scale, _OBSTACLE, line, cv2.LINE_AA)
 
 
 def _classes_in_sight(labels: np.ndarray, info: ModelInfo) -> list[tuple[str, Colour]]:

@@ -20,6 +20,8 @@ Kind = Literal['all', 'road', 'polygon']
 GROUND = frozenset(
     {'road', 'pavement', 'sidewalk', 'drivable', 'non-drivable', 'parking', 'ground'}
 )
+# The region that the calibration was made in, everything where it says nothing of it.
+CALIBRATED = 'calibrated'
 EXAMPLE = '0.1,1 0.4,0.5 0.6,0.5 0.9,1'
 # Of the picture: a smaller patch of ground is none, what hides less of the far edge is bridged.
 _SMALLEST_GROUND = 0.01
@@ -97,13 +99,18 @@ def _area(points: Points) -> float:
     return abs(cv2.contourArea(np.array(points, np.float32)))
 
 
-def regions_of(entries: Sequence[str], cameras: Sequence[str]) -> dict[str, Region]:
+def asked_region(text: str) -> Region | None:
+    """As `parse_region`, but None for 'calibrated'."""
+    return None if text.strip() == CALIBRATED else parse_region(text)
+
+
+def regions_of(entries: Sequence[str], cameras: Sequence[str]) -> dict[str, Region | None]:
     """{camera: region} of 'region' for every camera, or 'camera: region' for one.
 
-    A later entry counts; cameras without one are missing. Raises RegionError, also for a camera
-    that is not among `cameras`.
+    A later entry counts; None is the calibration's, which cameras without an entry have. Raises
+    RegionError, also for a camera that is not among `cameras`.
     """
-    found: dict[str, Region] = {}
+    found: dict[str, Region | None] = dict.fromkeys(cameras)
     for entry in entries:
         camera, colon, text = entry.rpartition(':')
         camera = camera.strip()
@@ -112,7 +119,7 @@ def regions_of(entries: Sequence[str], cameras: Sequence[str]) -> dict[str, Regi
                 f'the region {entry!r} is of the camera {camera!r}, which is none of '
                 f'{", ".join(cameras)}: name one of them, or leave the camera out for all'
             )
-        region = parse_region(text)
+        region = asked_region(text)
         found |= dict.fromkeys([camera] if colon else cameras, region)
     return found
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vq_anomaly_ros.detection.regions import CALIBRATED, RegionError, asked_region
+
 if TYPE_CHECKING:
     from rcl_interfaces.msg import ParameterDescriptor
     from rclpy.exceptions import ParameterException
@@ -111,6 +113,15 @@ def _wrong_cameras(cameras: Sequence[str]) -> str:
             return f'{camera!r} is no namespace; use letters, digits, _ and /, such as /front'
     if len(set(cameras)) < len(cameras):
         return f'a camera is named twice in {list(cameras)}; name each once'
+    return ''
+
+
+def _wrong_regions(entries: Sequence[str]) -> str:
+    for entry in entries:
+        try:
+            asked_region(entry.rpartition(':')[2])
+        except RegionError as error:
+            return str(error)
     return ''
 
 
@@ -246,6 +257,34 @@ class Settings:
         Changes.AT_RUN_TIME,
         'Smallest share of the picture that is told as an obstacle.',
         bounds=(0.0, 1.0),
+    )
+    obstacle_growth: float = _parameter(
+        3.0,
+        Changes.AT_RUN_TIME,
+        'How min_obstacle_area grows towards the camera: at the lower edge of the picture it is '
+        '(1 + growth)^2 times as large as in its middle.',
+        bounds=(0.0, 20.0),
+    )
+    obstacle_persistence: int = _parameter(
+        3,
+        Changes.AT_RUN_TIME,
+        'Frames in which an obstacle was seen before it is told.',
+        bounds=(1, 100),
+    )
+    region: tuple[str, ...] = _parameter(
+        (CALIBRATED,),
+        Changes.UNCONFIGURED,
+        "Where alarms count: 'all', 'road' (the ground and what stands on it), a polygon 'x,y x,y "
+        "x,y' in shares of the picture, or 'calibrated' (where the calibration was made); for one "
+        "camera with its name before it, as in '/front: road'.",
+        check=_wrong_regions,
+    )
+    smoothing: float = _parameter(
+        0.0,
+        Changes.AT_RUN_TIME,
+        'Weight of the earlier frames in the score; 0 looks at each frame alone. What moves in the '
+        'picture is smeared, and fewer pixels than target_fpr exceed the threshold.',
+        bounds=(0.0, 0.95),
     )
     target_fpr: float = _parameter(
         1e-3,

@@ -32,6 +32,8 @@ from vq_anomaly_ros.detection.engines.gpu_options import GpuOptions, Precision
 from vq_anomaly_ros.detection.events import CameraWatch, camera_watch
 from vq_anomaly_ros.detection.explanation import Explainer, Explanation
 from vq_anomaly_ros.detection.model_file import ModelInfo, find_model
+from vq_anomaly_ros.detection.regions import regions_of
+from vq_anomaly_ros.detection.scene import Scene, SceneConfig, scene_of
 from vq_anomaly_ros.images import Frame, ImageError, as_frame
 from vq_anomaly_ros.node.camera_outputs import CameraOutputs
 from vq_anomaly_ros.node.continuity import Continuity, FrameKind
@@ -97,6 +99,7 @@ class Pipeline:
             self.waits = {camera: LatencyWindow() for camera in settings.cameras}
             self.continuity = {camera: Continuity() for camera in settings.cameras}
             self.watches = {camera: self._watch_of(camera) for camera in settings.cameras}
+            self.scenes = self._new_scenes()
             self.camera_infos: dict[str, CameraInfo] = {}
             self.outputs: dict[str, CameraOutputs] = {}
             for camera in settings.cameras:
@@ -186,6 +189,8 @@ class Pipeline:
         self.detector.target_fpr = settings.target_fpr
         self.detector.output_size = cast(OutputSize, settings.output_size)
         self.detector.min_obstacle_area = settings.min_obstacle_area
+        for scene in self.scenes.values():
+            scene.config = _scene_config(settings, scene.config)
         if _label_info_of(settings) != _label_info_of(before):
             self._publish_label_info()
 
@@ -196,7 +201,7 @@ class Pipeline:
             self.waits[taken.camera].add(now := time.monotonic(), now - taken.arrived)
             frame = as_frame(message, settings.input_bits)
             self._watch(taken.camera, message, frame)
-            (detection,) = self.detector.detect([frame])
+            (detection,) = self.detector.detect([frame], [self.scenes[taken.camera]])
             return Found(frame, detection, self.camera_infos.get(taken.camera), settings)
 
     def _publish(self, taken: Taken[Any], found: Found) -> None:
@@ -243,8 +248,21 @@ class Pipeline:
 
     def _watch_of(self, camera: str) -> CameraWatch:
         """The drift monitor of a camera, with the limits of the calibration where it has some."""
-        topic = self._node.resolve_topic_name(self._settings.input_topic(camera))
+        topic = self._image_topic(camera)
         return camera_watch(self.info, self.detector.calibration_file, topic)
+
+    def _new_scenes(self) -> dict[str, Scene]:
+        """What is remembered of every camera; RegionError for a region that makes no sense."""
+        settings, file = self._settings, self.detector.calibration_file
+        regions = regions_of(settings.region, settings.cameras)
+        config = _scene_config(settings, SceneConfig())
+        return {
+            camera: scene_of(config, regions[camera], self.info, file, self._image_topic(camera))
+            for camera in settings.cameras
+        }
+
+    def _image_topic(self, camera: str) -> str:
+        return str(self._node.resolve_topic_name(self._settings.input_topic(camera)))
 
     def _watch(self, camera: str, message: Any, frame: Frame) -> None:
         """Say what changed since the camera's last frame, at most once a second."""
@@ -260,7 +278,7 @@ class Pipeline:
         if held_back is None:
             return False
         more = f' ({held_back} more since the last message)' if held_back else ''
-        topic = self._node.resolve_topic_name(self._settings.input_topic(camera))
+        topic = self._image_topic(camera)
         getattr(self._node.get_logger(), level)(f'{topic}: {sentence}{more}')
         return True
 
@@ -310,6 +328,15 @@ def _config(settings: Settings, gpu: GpuOptions) -> DetectorConfig:
         min_obstacle_area=settings.min_obstacle_area,
         gpu=gpu,
         calibration=Path(settings.calibration) if settings.calibration else None,
+    )
+
+
+def _scene_config(settings: Settings, before: SceneConfig) -> SceneConfig:
+    return dataclasses.replace(
+        before,
+        smoothing=settings.smoothing,
+        persistence=settings.obstacle_persistence,
+        obstacle_growth=settings.obstacle_growth,
     )
 
 

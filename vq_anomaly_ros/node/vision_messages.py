@@ -34,12 +34,15 @@ def label_info_message(msg: ModuleType, header: Header, info: ModelInfo, target_
 def obstacles_array(msg: ModuleType, header: Header, obstacles: tuple[Obstacle, ...]) -> Any:
     """Make a Detection2DArray: boxes in pixels of the results, class 'anomaly', score their mean.
 
+    The id is the number of the thing, the same from frame to frame.
+
     `msg` is what `vision_msgs` returned.
     """
     return msg.Detection2DArray(
         header=header,
         detections=[
-            _detection(msg, header, number, obstacle) for number, obstacle in enumerate(obstacles)
+            _detection(msg, header, number if obstacle.track is None else obstacle.track, obstacle)
+            for number, obstacle in enumerate(obstacles)
         ],
     )
 

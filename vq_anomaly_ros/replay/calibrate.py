@@ -20,17 +20,31 @@ from vq_anomaly_ros.detection.calibration_file import CalibrationFile
 from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
 from vq_anomaly_ros.detection.engines import EngineError
 from vq_anomaly_ros.detection.model_file import ModelFileError, find_model
+from vq_anomaly_ros.detection.regions import (
+    ALL,
+    Region,
+    RegionError,
+    calibrated_region,
+    parse_region,
+)
 from vq_anomaly_ros.replay import bags
 from vq_anomaly_ros.replay.bags import BagError
 from vq_anomaly_ros.replay.files import OutputError, write_text
 from vq_anomaly_ros.replay.interruption import interruptible
-from vq_anomaly_ros.replay.learnt_drive import DriveLearner, calibration_of, frames_of
+from vq_anomaly_ros.replay.learnt_drive import DriveLearner, calibration_of, ego_of_bag, frames_of
 from vq_anomaly_ros.replay.normal_scores import PIXEL_TARGETS
 from vq_anomaly_ros.replay.options import threads
 from vq_anomaly_ros.replay.progress import progress_bar
 from vq_anomaly_ros.replay.topic_choice import ask_for_topic
 
-EXPECTED_ERRORS = (BagError, CalibrationError, EngineError, ModelFileError, OutputError)
+EXPECTED_ERRORS = (
+    BagError,
+    CalibrationError,
+    EngineError,
+    ModelFileError,
+    OutputError,
+    RegionError,
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,8 @@ class CalibrateConfig:
 
     bags: at least one; model: path of the model file; topic: the image topic, None for the only
     one; polluted: see normal_scores.fit; target_fpr: rates a pixel whose realised values are told;
-    the others as in DetectorConfig.
+    region: where pixels count; find_ego: whether to look for the vehicle itself, which never
+    counts; the others as in DetectorConfig.
     """
 
     bags: tuple[Path, ...]
@@ -47,6 +62,8 @@ class CalibrateConfig:
     topic: str | None = None
     polluted: float = 0.0
     target_fpr: tuple[float, ...] = PIXEL_TARGETS
+    region: Region = ALL
+    find_ego: bool = True
     backend: str = 'auto'
     threads: int = 0
 
@@ -61,10 +78,14 @@ def calibrate(config: CalibrateConfig, console: Console | None = None) -> Calibr
     totals = [bags.image_topics(bag)[topic][1] for bag, topic in topics]
     with Detector(_detector_config(config)) as detector, progress_bar(console) as progress:
         task = progress.add_task('calibrating', total=sum(totals))
-        learner = DriveLearner(detector)
+        learner = DriveLearner(detector, config.region)
         drives = [
             learner.learn(
-                progress.track(frames_of(bag, topic), task_id=task), bag.name, topic, total
+                progress.track(frames_of(bag, topic), task_id=task),
+                bag.name,
+                topic,
+                total,
+                ego_of_bag(bag, topic) if config.find_ego else (),
             )
             for (bag, topic), total in zip(topics, totals, strict=True)
         ]
@@ -106,12 +127,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _tell(file: CalibrationFile, out: Path) -> None:
     bag_names = ', '.join(bag.name for bag in file.bags)
     print(f'{file.frames} frames, {file.overall.pixels} pixels of {bag_names}')
-    print('rate of false alarms   asked for   held out   95 % of such drives')
+    print('rate of false alarms   asked for   raw score above   held out   95 % of such drives')
     for rate in file.realised:
+        table = file.overall if rate.per == 'pixel' else file.frame_table
         print(
-            f'a {rate.per:<19}  {rate.target:<9.2g}   {rate.rate:<8.2g}   '
-            f'{rate.low:.2g} to {rate.high:.2g}'
+            f'a {rate.per:<19}  {rate.target:<9.2g}   {table.threshold(rate.target):<15.4f}   '
+            f'{rate.rate:<8.2g}   {rate.low:.2g} to {rate.high:.2g}'
         )
+    for topic in file.regions or {}:
+        region, ego = calibrated_region(file.regions, topic)
+        seen = 'seen, does not count' if ego else 'not seen'
+        print(f'{topic}  region: {region}; the vehicle itself: {seen}')
     told = 'limits learnt' if file.drift else 'no limits, only frozen frames will be told'
     print(f'drift monitor  {told}')
     print(f'calibration  {out}')
@@ -125,6 +151,8 @@ def _config(options: argparse.Namespace) -> CalibrateConfig:
         topic=ask_for_topic(options.bag[0], options.topic),
         polluted=options.polluted,
         target_fpr=tuple(sorted({*PIXEL_TARGETS, *asked}, reverse=True)),
+        region=parse_region(options.region),
+        find_ego=not options.no_ego,
         backend=options.backend,
         threads=options.threads,
     )
@@ -162,6 +190,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar='RATE',
         help='also tell what comes out for this rate a pixel; may be repeated',
     )
+    add(
+        '--region',
+        default='all',
+        help="where pixels count: all, road (the ground and what stands on it), or a polygon 'x,y "
+        "x,y x,y' in shares of the picture",
+    )
+    add('--no-ego', action='store_true', help='do not look for the vehicle itself in the pictures')
     add('--backend', default='auto', help='tensorrt, openvino, onnxruntime or auto')
     add('--threads', type=threads, default=0, help='0 leaves it to the runtime')
     return parser

@@ -27,6 +27,8 @@ from vq_anomaly_ros.detection.events import Event, camera_watch
 from vq_anomaly_ros.detection.explanation import Explainer
 from vq_anomaly_ros.detection.model_file import ModelFileError, ModelInfo, find_model
 from vq_anomaly_ros.detection.overlay import overlay
+from vq_anomaly_ros.detection.regions import CALIBRATED, Region, RegionError, asked_region
+from vq_anomaly_ros.detection.scene import Scene, SceneConfig, scene_of
 from vq_anomaly_ros.images import Frame, ImageError, as_frame, compressed_fields
 from vq_anomaly_ros.outputs import (
     anomaly_topics,
@@ -49,13 +51,15 @@ from vq_anomaly_ros.replay.files import OutputError, staged
 from vq_anomaly_ros.replay.frame_results import DriveStatistics, DroppedFrame, FrameResult
 from vq_anomaly_ros.replay.interruption import interruptible
 from vq_anomaly_ros.replay.labels import LabelError, LabelFolder
-from vq_anomaly_ros.replay.options import threads
+from vq_anomaly_ros.replay.options import growth, persistence, smoothing, threads
 from vq_anomaly_ros.replay.progress import progress_bar
 from vq_anomaly_ros.replay.rerun_recording import RerunError, RerunRecording
 from vq_anomaly_ros.replay.topic_choice import ask_for_topic
 from vq_anomaly_ros.replay.video import VideoError
 
 OUTPUT = 'output'
+# As the node's parameters.
+DEFAULT_SCENE = SceneConfig(persistence=3, obstacle_growth=3.0)
 # What a person can mend: told in one sentence, without a traceback.
 EXPECTED_ERRORS = (
     AtlasError,
@@ -67,6 +71,7 @@ EXPECTED_ERRORS = (
     LabelError,
     ModelFileError,
     OutputError,
+    RegionError,
     RerunError,
     VideoError,
 )
@@ -80,7 +85,8 @@ class EvaluationConfig:
     labels: folder of labels, see labels.LabelFolder; conditions: see conditions; storage,
     bag_version: of the bag that is written; rerun: file of a recording for the rerun viewer, None
     for none; atlas: of the model, '' for the one beside it; compare: summary of another run, or its
-    folder; the others as in DetectorConfig.
+    folder; region: where alarms count, None for the calibration's; scene: the rest of what is made
+    of a camera's scores, as the node's parameters have it; the others as in DetectorConfig.
     """
 
     bags: tuple[Path, ...]
@@ -100,6 +106,8 @@ class EvaluationConfig:
     calibration: Path | None = None
     atlas: str = ''
     compare: Path | None = None
+    region: Region | None = None
+    scene: SceneConfig = DEFAULT_SCENE
 
 
 def evaluate(config: EvaluationConfig, console: Console | None = None) -> dict[str, Any]:
@@ -177,6 +185,10 @@ def _run(
         'threads': config.threads,
         'labels': config.labels.name if config.labels else None,
         'calibration': config.calibration.name if config.calibration else None,
+        'region': str(config.region) if config.region else CALIBRATED,
+        'smoothing': config.scene.smoothing or None,
+        'persistence': config.scene.persistence,
+        'obstacle_growth': config.scene.obstacle_growth,
     }
     return report.Run(
         title=f'Anomalies in {", ".join(names)}',
@@ -214,7 +226,9 @@ def _detections(
     warm = False
     judged = 0
     for bag, topic in topics.items():
-        watch = camera_watch(detector.info, detector.calibration_file, topic)
+        file = detector.calibration_file
+        watch = camera_watch(detector.info, file, topic)
+        scene = scene_of(config.scene, config.region, detector.info, file, topic)
         for stamp_ns, _, message in bags.read_images(bag, topic):
             try:
                 frame = as_frame(message)
@@ -226,7 +240,7 @@ def _detections(
                 # The first run allocates: not a latency that the second frame would see.
                 detector.detect([frame])
                 warm = True
-            detection, latency_ms = _timed(detector, frame)
+            detection, latency_ms = _timed(detector, frame, scene)
             frame_id = message.header.frame_id
             write_detection(output, topic, stamp_ns, frame_id, detection, detector.info)
             _write_overlay(output, topic, stamp_ns, frame_id, frame, detection, detector.info)
@@ -258,9 +272,9 @@ def _detections(
         )
 
 
-def _timed(detector: Detector, frame: Frame) -> tuple[Detection, float]:
+def _timed(detector: Detector, frame: Frame, scene: Scene) -> tuple[Detection, float]:
     start = time.perf_counter()
-    (detection,) = detector.detect([frame])
+    (detection,) = detector.detect([frame], [scene])
     return detection, 1e3 * (time.perf_counter() - start)
 
 
@@ -388,6 +402,12 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         calibration=options.calibration,
         atlas=options.atlas,
         compare=options.compare,
+        region=asked_region(options.region),
+        scene=SceneConfig(
+            smoothing=options.smoothing,
+            persistence=options.persistence,
+            obstacle_growth=options.obstacle_growth,
+        ),
     )
 
 
@@ -405,6 +425,25 @@ def _parser() -> argparse.ArgumentParser:
     add('--calibration', type=Path, help="file of `calibrate`; without one, the model's own table")
     add('--atlas', default='', help='of training.atlas: what the codevectors stand for')
     add('--compare', type=Path, metavar='RUN', help='summary.json of another run, or its folder')
+    add(
+        '--region',
+        default=CALIBRATED,
+        help="where alarms count: all, road, a polygon 'x,y x,y x,y' in shares of the picture, or "
+        'calibrated: where the calibration was made',
+    )
+    add('--smoothing', type=smoothing, default=0.0, help='weight of the earlier frames, 0 to 0.95')
+    add(
+        '--persistence',
+        type=persistence,
+        default=DEFAULT_SCENE.persistence,
+        help='frames in which an obstacle was seen before it is told',
+    )
+    add(
+        '--obstacle-growth',
+        type=growth,
+        default=DEFAULT_SCENE.obstacle_growth,
+        help='how the least size of obstacles grows towards the camera',
+    )
     add('--threads', type=threads, default=0, help='0 leaves it to the runtime')
     add_bag_options(parser)
     add('--rerun', type=Path, metavar='OUT.rrd', help='also write a recording for the rerun viewer')

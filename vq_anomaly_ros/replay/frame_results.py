@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 
 from vq_anomaly_ros.detection.calibration import SMALLEST_TAIL, rarity
@@ -17,6 +18,7 @@ from vq_anomaly_ros.detection.levels import Level
 from vq_anomaly_ros.images import Frame
 from vq_anomaly_ros.metrics.pixel import MetricError
 from vq_anomaly_ros.replay.exceedances import TARGETS, counts_above, named
+from vq_anomaly_ros.replay.flicker import Alone, FlickerCounter, shares_alone
 from vq_anomaly_ros.replay.label_metrics import LabelMetrics
 from vq_anomaly_ros.replay.labels import LabelError, Truth
 
@@ -65,7 +67,10 @@ class FrameRow:
     float64 [C], share of the pixels a class, or None; obstacles: how many were told; score: the
     highest raw score, by which the benchmark judges an image; above: how many of the `pixels` have
     a calibrated score above 1 - t for each of exceedances.TARGETS; drift_level: 0 OK, 1 WARN, 2
-    ERROR, None without a drift monitor; drift: {statistic: excess}, see drift.DriftState.excesses.
+    ERROR, None without a drift monitor; drift: {statistic: excess}, see drift.DriftState.excesses;
+    region_pixels, region_alarms, region_above: pixels of the region of interest, those of them that
+    exceed the threshold, and as `above`, None where everything counts; alone: see flicker, None
+    for the first and the last frame of a drive.
     """
 
     stamp_ns: int
@@ -82,6 +87,10 @@ class FrameRow:
     pixels: int = 0
     drift_level: int | None = None
     drift: dict[str, float] | None = None
+    region_pixels: int | None = None
+    region_alarms: int | None = None
+    region_above: tuple[int, ...] | None = None
+    alone: Alone | None = None
 
 
 def frame_rarity(score: np.ndarray) -> float:
@@ -112,6 +121,7 @@ class DriveStatistics:
         self.labels = LabelMetrics(classes, judged_score) if labelled else None
         self.rows: list[FrameRow] = []
         self.dropped: list[DroppedFrame] = []
+        self._flicker = FlickerCounter()
 
     def add(self, result: FrameResult) -> FrameRow:
         """Take in one frame.
@@ -138,7 +148,9 @@ class DriveStatistics:
             tuple(counts_above(detection.score).tolist()),
             detection.score.size,
             *_drift(result.drift),
+            **_in_region(detection),
         )
+        self._count_flicker(result)
         self.rows.append(row)
         if result.truth is not None and self.labels is not None:
             try:
@@ -146,6 +158,14 @@ class DriveStatistics:
             except MetricError as error:
                 raise LabelError(f'labels of the frame {result.stamp_ns}: {error}') from error
         return row
+
+    def _count_flicker(self, result: FrameResult) -> None:
+        """What is alone in the last row's frame, now that the one after it is known."""
+        if not self.rows or self.rows[-1].source != result.source:
+            self._flicker = FlickerCounter()
+        alone = self._flicker.add(result.detection)
+        if alone is not None:
+            self.rows[-1] = replace(self.rows[-1], alone=alone)
 
     def drop(self, frame: DroppedFrame) -> None:
         """Count a frame without a result."""
@@ -163,6 +183,8 @@ class DriveStatistics:
             'share_above': self._shares_above(),
             'latency_ms': _percentiles(latencies, (50, 95, 99)),
             'drift': drift_summary(self.rows),
+            'region': region_summary(self.rows),
+            'flicker': shares_alone([row.alone for row in self.rows if row.alone is not None]),
         }
         scores = [row.score for row in self.rows if row.score is not None]
         summary['frame_score'] = _percentiles(scores, (50, 95, 100))
@@ -182,6 +204,40 @@ class DriveStatistics:
         known = [row for row in self.rows if row.above is not None]
         above = np.array([row.above for row in known], np.int64).reshape(-1, len(TARGETS))
         return named(above.sum(0), sum(row.pixels for row in known))
+
+
+def region_summary(rows: Sequence[FrameRow]) -> dict[str, Any]:
+    """Return the share of the pixels that count, and the rates of alarms among those.
+
+    None where everything counts.
+    """
+    known = [row for row in rows if row.region_pixels is not None]
+    counted = sum(row.region_pixels or 0 for row in known)
+    pixels = sum(row.pixels for row in known)
+    alarms = sum(row.region_alarms or 0 for row in known)
+    above = np.array([row.region_above for row in known], np.int64).reshape(-1, len(TARGETS))
+    return {
+        'share': counted / pixels if pixels else None,
+        'anomaly_fraction': alarms / counted if counted else None,
+        'share_above': named(above.sum(0), counted),
+    }
+
+
+def _in_region(detection: Detection) -> dict[str, Any]:
+    """Fields of a FrameRow."""
+    if detection.region is None or detection.alarms is None:
+        return {}
+    height, width = detection.score.shape
+    region, alarms = (
+        cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        for image in (detection.region.astype(np.uint8), detection.alarms)
+    )
+    inside = detection.score[region > 0]
+    return {
+        'region_pixels': inside.size,
+        'region_alarms': int(np.count_nonzero(alarms[region > 0])),
+        'region_above': tuple(counts_above(inside).tolist()),
+    }
 
 
 def drift_summary(rows: Sequence[FrameRow]) -> dict[str, float | int | None]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from vq_anomaly_ros.replay.flicker import Alone
 from vq_anomaly_ros.replay.frame_results import FrameRow
 
 FRAMES = 'frames.json'
@@ -76,6 +77,8 @@ def _rows(drive: dict[str, Any]) -> list[FrameRow]:
         shares = fields.get('class_shares')
         fields['class_shares'] = None if shares is None else np.array(shares)
         fields.setdefault('latency_ms', None)
-        fields['above'] = None if fields.get('above') is None else tuple(fields['above'])
+        for name in ('above', 'region_above'):
+            fields[name] = None if fields.get(name) is None else tuple(fields[name])
+        fields['alone'] = None if fields.get('alone') is None else Alone(*fields['alone'])
         found.append(FrameRow(source=drive['source'], topic=drive['topic'], **fields))
     return found

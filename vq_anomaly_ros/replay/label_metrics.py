@@ -17,7 +17,7 @@ from vq_anomaly_ros.replay.labels import VOID, Truth
 
 
 class LabelMetrics:
-    """Judge frames as they come; memory grows by four bytes a labelled pixel.
+    """Judge frames as they come; memory grows by four bytes a labelled pixel, twice in a region.
 
     What several drives saved and one object loads makes, to the bit, what it says of all frames.
     """
@@ -27,6 +27,8 @@ class LabelMetrics:
         self._classes = classes
         self._judged_score = judged_score
         self._pixels = PixelScores()
+        # Those of the region of interest, in frames where one is known.
+        self._in_region = PixelScores()
         self._confusion = np.zeros((len(classes), len(classes)), np.int64)
         self._class_frames = 0
         # Of each frame with anomaly labels: normal pixels above each of TARGETS, and all of them.
@@ -37,11 +39,22 @@ class LabelMetrics:
         """Judge one frame; MetricError where its labels hold values that mean nothing."""
         if truth.anomaly is not None:
             self._pixels.add(_upsampled(detection.raw_score, truth.anomaly), truth.anomaly)
+            self._judge_region(detection, truth.anomaly)
             normal = _upsampled(detection.score, truth.anomaly)[truth.anomaly == 0]
             self._above.append(counts_above(normal))
             self._normal.append(normal.size)
         if truth.classes is not None and detection.labels is not None:
             self._judge_classes(detection.labels, truth.classes)
+
+    def _judge_region(self, detection: Detection, truth: np.ndarray) -> None:
+        if detection.region is None:
+            return
+        size = (truth.shape[1], truth.shape[0])
+        region = cv2.resize(
+            detection.region.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT
+        )
+        inside = np.where(region > 0, truth, np.uint8(VOID))
+        self._in_region.add(_upsampled(detection.raw_score, truth), inside)
 
     def _judge_classes(self, labels: np.ndarray, truth: np.ndarray) -> None:
         size = (truth.shape[1], truth.shape[0])
@@ -62,6 +75,8 @@ class LabelMetrics:
             class_frames=self._class_frames,
             above=above,
             normal_counts=normal,
+            region_anomalous=self._in_region.anomalous,
+            region_normal=self._in_region.normal,
         )
 
     def load(self, path: Path) -> None:
@@ -72,6 +87,7 @@ class LabelMetrics:
             self._class_frames += int(stored['class_frames'])
             self._above += list(stored['above'])
             self._normal += stored['normal_counts'].tolist()
+            self._in_region.add_pixels(stored['region_anomalous'], stored['region_normal'])
 
     @property
     def exceedances(self) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +97,7 @@ class LabelMetrics:
 
     def summary(self) -> dict[str, Any]:
         """Return the part `metrics` of summary.json; None where a number is undefined."""
-        pixels = self._pixels.result()
+        pixels, inside = self._pixels.result(), self._in_region.result()
         iou = class_iou(self._confusion)
         above, normal = self.exceedances
         return {
@@ -91,6 +107,11 @@ class LabelMetrics:
             'ap': _number(pixels.ap),
             'fpr95': _number(pixels.fpr95),
             'auroc': _number(pixels.auroc),
+            'region': {
+                'ap': _number(inside.ap),
+                'fpr95': _number(inside.fpr95),
+                'auroc': _number(inside.auroc),
+            },
             'class_frames': self._class_frames,
             'miou': _number(mean_iou(self._confusion)),
             'iou': {name: _number(x) for name, x in zip(self._classes, iou, strict=True)},

@@ -17,9 +17,11 @@ from vq_anomaly_ros.detection.detector import Detector
 from vq_anomaly_ros.detection.drift import DriftError, Learner
 from vq_anomaly_ros.detection.frame_signs import frame_signs, score_edges
 from vq_anomaly_ros.detection.model_info import ModelInfo
+from vq_anomaly_ros.detection.regions import ALL, Region, RegionOfInterest, region_section
 from vq_anomaly_ros.detection.spreads import SpreadCounts, nearest_of_class
 from vq_anomaly_ros.images import Frame, ImageError, as_frame
 from vq_anomaly_ros.replay import bags
+from vq_anomaly_ros.replay.ego_vehicle import Polygon, ego_of, seen_on_all
 from vq_anomaly_ros.replay.normal_scores import DriveScores, fit
 
 # Frames of a drive, evenly chosen, whose features are looked at: each costs a second run.
@@ -30,31 +32,44 @@ _FRAMES_OF_SPREADS = 40
 class LearntDrive:
     """One topic of one bag: its scores, what its camera looked like, frames that were no picture.
 
-    spreads: distances from codevectors, of some frames; left_out: why, a sentence each.
+    spreads: distances from codevectors, of some frames; region: where scores counted; ego: the
+    vehicle itself, polygons in shares of the picture, which did not; left_out: why, a sentence
+    each.
     """
 
     scores: DriveScores
     signs: Learner
     spreads: SpreadCounts
+    region: Region = ALL
+    ego: list[Polygon] = dataclasses.field(default_factory=list)
     left_out: list[str] = dataclasses.field(default_factory=list)
 
 
 class DriveLearner:
     """Runs a model over drives."""
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, region: Region = ALL) -> None:
         """Use a detector, with codes where its model has any, so that their use is learnt.
 
-        Raises ModelFileError, EngineError where a model with codevectors cannot be cut open.
+        region: where scores count.
+        Raises RegionError for a region that the model knows nothing of, ModelFileError and
+        EngineError where a model with codevectors cannot be cut open.
         """
         self._detector = detector
+        self._region = region
+        RegionOfInterest(region, detector.info.classes, detector.info.map_size)
         self._score_edges = score_edges(detector.info)
         self._session: FeatureSession | None = None
         if detector.info.codevectors_per_class:
             self._session = FeatureSession(detector.model, detector.config.threads)
 
     def learn(
-        self, frames: Iterable[tuple[int, Frame | str]], name: str, topic: str, total: int
+        self,
+        frames: Iterable[tuple[int, Frame | str]],
+        name: str,
+        topic: str,
+        total: int,
+        ego: Sequence[Polygon] = (),
     ) -> LearntDrive:
         """Learn from one drive.
 
@@ -63,16 +78,20 @@ class DriveLearner:
             name: of the bag.
             topic: of the images.
             total: how many frames there are.
+            ego: the vehicle itself, see `ego_of_bag`.
         """
         info = self._detector.info
-        learnt = LearntDrive(DriveScores(info, name, topic), Learner(), SpreadCounts(info.classes))
+        scores, spreads = DriveScores(info, name, topic), SpreadCounts(info.classes)
+        learnt = LearntDrive(scores, Learner(), spreads, self._region, list(ego))
+        region = RegionOfInterest(self._region, info.classes, info.map_size, ego)
         every = max(1, total // _FRAMES_OF_SPREADS)
         for place, (stamp_ns, frame) in enumerate(frames):
             if isinstance(frame, str):
                 learnt.left_out.append(f'{name}: a frame is left out: {frame}')
                 continue
             (detection,) = self._detector.detect([frame])
-            learnt.scores.add(detection.raw_score, detection.labels)
+            counts = region.of(detection.labels)
+            learnt.scores.add(detection.raw_score, detection.labels, counts)
             signs = frame_signs(frame, detection, info, self._score_edges)
             learnt.signs.add(stamp_ns, signs)
             if place % every == 0:
@@ -93,6 +112,11 @@ def frames_of(bag: Path, topic: str) -> Iterator[tuple[int, Frame | str]]:
             yield stamp_ns, as_frame(message)
         except ImageError as error:
             yield stamp_ns, str(error)
+
+
+def ego_of_bag(bag: Path, topic: str) -> list[Polygon]:
+    """The vehicle itself in the pictures of a bag, see ego_vehicle. Raises BagError."""
+    return ego_of(frame for _, frame in frames_of(bag, topic))
 
 
 def calibration_of(
@@ -116,7 +140,21 @@ def calibration_of(
     for drive in drives:
         counts += drive.spreads
     spreads = {name: spread.to_dict() for name, spread in counts.spreads().items()}
-    return dataclasses.replace(file, drift=limits or None, spreads=spreads or None), problems
+    found = dataclasses.replace(
+        file, drift=limits or None, spreads=spreads or None, regions=_regions_of(drives)
+    )
+    return found, problems
+
+
+def _regions_of(drives: Sequence[LearntDrive]) -> dict[str, dict[str, object]]:
+    """Where scores counted, by topic."""
+    topics: dict[str, list[LearntDrive]] = {}
+    for drive in drives:
+        topics.setdefault(drive.scores.topic, []).append(drive)
+    return {
+        topic: region_section(of_it[0].region, seen_on_all([drive.ego for drive in of_it]))
+        for topic, of_it in topics.items()
+    }
 
 
 def _learner_of(drives: Sequence[LearntDrive], topic: str) -> Learner:

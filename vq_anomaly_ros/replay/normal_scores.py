@@ -84,11 +84,21 @@ class DriveScores:
         self.frames_by_class: list[dict[str, OrderStatistics]] = []
         self.frame_scores: list[float] = []
 
-    def add(self, raw: np.ndarray, labels: np.ndarray | None = None) -> None:
+    def add(
+        self,
+        raw: np.ndarray,
+        labels: np.ndarray | None = None,
+        region: np.ndarray | None = None,
+    ) -> None:
         """Take in one frame: raw scores float32 [h, w], class ids uint8 [h, w] if there are any.
 
+        region: bool [h, w], where alarms count, None: everywhere; a frame without any says nothing.
         Raises CalibrationError for scores outside the model's range.
         """
+        if region is not None:
+            raw, labels = raw[region], None if labels is None else labels[region]
+        if not raw.size:
+            return
         self.overall.add(raw)
         self.frames.append(OrderStatistics(raw))
         self.frame_scores.append(frame_score(raw))
@@ -130,7 +140,7 @@ def fit(
     scores = np.concatenate([drive.frame_scores for drive in drives]).astype(np.float32)
     blocks = block_numbers([len(drive.frames) for drive in drives])
     above = pixels_above(frames, overall.raw)
-    size = frames[0].count
+    pixels = np.array([frame.count for frame in frames])
     targets = [target for target in pixel_targets if target >= overall.smallest_fpr]
     return CalibrationFile(
         model_name=info.name,
@@ -143,7 +153,7 @@ def fit(
         frame_table=FrameTable(thinned(scores), scores.size),
         classes=_class_tables(drives, polluted, info.weights_sha256, date),
         realised=(
-            *pixel_rates(above / size, winsorised(above, polluted) / size, blocks, targets),
+            *pixel_rates(above, winsorised(above, polluted), pixels, blocks, targets),
             *frame_rates(scores, blocks, FRAME_TARGETS),
         ),
     )

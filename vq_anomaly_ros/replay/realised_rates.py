@@ -42,6 +42,7 @@ def block_numbers(lengths: Sequence[int], blocks: int = BLOCKS) -> np.ndarray:
 def pixel_rates(
     above: np.ndarray,
     bounded: np.ndarray,
+    pixels: np.ndarray,
     blocks: np.ndarray,
     targets: Sequence[float],
     seed: int = 0,
@@ -49,13 +50,14 @@ def pixel_rates(
     """The realised rates a pixel.
 
     Args:
-        above: share of each frame's pixels above each of ascending thresholds, float64 [F, T].
+        above: how many pixels of each frame lie above each of ascending thresholds, float64 [F, T].
         bounded: the same as the calibration counts it (see normal_scores.winsorised).
+        pixels: of each frame, all of them, int64 [F].
         blocks: of every frame, int64 [F].
         targets: rates in (0, 1), each within what the table can tell.
         seed: of the bootstrap.
     """
-    size = np.bincount(blocks).astype(np.float64)
+    size = np.bincount(blocks, pixels)
     found, kept = (_sums(values, blocks) for values in (above, bounded))
     draws = _draws(len(size), seed)
     rates = []
