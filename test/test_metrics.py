@@ -595,6 +595,7 @@ class TestEvaluations:
         peaks = [scores.max() for scores, _ in images]
         image_auroc = oracle.roc_auc_score([0, 1] * 3, peaks)
         assert found['image_auroc'] == pytest.approx(image_auroc, abs=1e-6)
+        assert found['ap'] == pytest.approx(oracle.average_precision_score(truth, kept), abs=1e-6)
         assert found['pixel_auroc'] == pytest.approx(oracle.roc_auc_score(truth, kept), abs=1e-6)
         assert found['pro'] == pytest.approx(slow_pro(images), abs=1e-6)
 
@@ -604,7 +605,7 @@ class TestEvaluations:
         evaluation.add(np.zeros((4, 4)), np.zeros((4, 4), np.uint8), defective=False)
         found = evaluation.result()
         assert found.metrics == {'image_auroc': 1.0}
-        assert set(found.reasons) == {'pixel_auroc', 'pro'}
+        assert set(found.reasons) == {'ap', 'pixel_auroc', 'pro'}
 
     def test_nothing_added_is_an_error(self):
         for evaluation in (

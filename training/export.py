@@ -16,6 +16,8 @@ from pathlib import Path
 from training import parity
 from training.exporting import Exported, require_checkpoint
 from training.graph import ExportError
+from training.methods.ccl import export as ccl
+from training.methods.ccl.task import Config as CclConfig
 from training.methods.codebook import export as codebook
 from training.methods.codebook.model import CodebookNet
 from training.methods.codebook.task import CodebookTask
@@ -49,6 +51,8 @@ def exported(run: Path, data: Path) -> Exported:
     config = read_any_config(str(run / 'config.yaml'), [])
     if isinstance(config, CodebookConfig):
         return codebook.exported(run, config, data)
+    if isinstance(config, CclConfig):
+        return ccl.exported(run, config, data)
     return cpc.exported(run, config, data)
 
 

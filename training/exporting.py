@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from rich.progress import track
 from torch import nn
 
 from training.graph import ExportError
@@ -107,6 +108,13 @@ def run_model(
             yield {name: found[0] for name, found in engine.infer(1).items()}
     finally:
         engine.close()
+
+
+def normal_scores(pictures: Sequence[Image], model: ModelFile) -> Iterator[NDArray[np.float32]]:
+    """Raw scores of training pictures, uint8 RGB [h, w, 3] at the input size: maps."""
+    shown = track(pictures, description='calibrating')
+    for outputs in run_model(model, iter(shown), ['score']):
+        yield outputs['score']
 
 
 def terms(datasets: Sequence[str], outliers: Sequence[str] = ()) -> str:

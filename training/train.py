@@ -1,6 +1,6 @@
 """Train a method: `python -m training.train codebook --config C --data ROOT --out RUN`.
 
-The methods: codebook, cpc. What a run is made of stands in RUN/config.yaml, its method first.
+The methods: codebook, cpc, ccl. What a run is made of stands in RUN/config.yaml, its method first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from training.backbones import BackboneError
 from training.checkpoints import AtomicCheckpoints
+from training.methods.ccl.data import CclData
+from training.methods.ccl.task import CclTask
+from training.methods.ccl.task import Config as CclConfig
 from training.methods.codebook.task import CodebookTask, Config, StreetData
 from training.methods.cpc.task import Config as CpcConfig
 from training.methods.cpc.task import CpcData, CpcTask
@@ -44,7 +48,8 @@ _MEASURED_BATCHES = 2  # whose statistics the batch norms of a model file get
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of <malloc.h>
 
 
-METHODS: dict[str, type[Config] | type[CpcConfig]] = {'codebook': Config, 'cpc': CpcConfig}
+AnyConfig = Config | CpcConfig | CclConfig
+METHODS: dict[str, type[AnyConfig]] = {'codebook': Config, 'cpc': CpcConfig, 'ccl': CclConfig}
 
 
 class ConfigError(ValueError):
@@ -59,7 +64,7 @@ def read_config(source: str, changes: Sequence[str]) -> Config:
     return config
 
 
-def read_any_config(source: str, changes: Sequence[str]) -> Config | CpcConfig:
+def read_any_config(source: str, changes: Sequence[str]) -> AnyConfig:
     """Config from a YAML file, or the name of one in training/configs, with `k=v` changes.
 
     Raises ConfigError for a missing file, an unknown name or a value of the wrong kind.
@@ -77,7 +82,7 @@ def read_any_config(source: str, changes: Sequence[str]) -> Config | CpcConfig:
     return config_from(values, str(path))
 
 
-def config_from(values: dict[str, Any], source: str) -> Config | CpcConfig:
+def config_from(values: dict[str, Any], source: str) -> AnyConfig:
     """Config from plain values, `method` (codebook where it is missing) among them.
 
     `source` is named in errors.
@@ -105,12 +110,12 @@ def config_from(values: dict[str, Any], source: str) -> Config | CpcConfig:
     return kind(**defaults)
 
 
-def method_of(config: Config | CpcConfig) -> str:
+def method_of(config: AnyConfig) -> str:
     """Name of the method that a configuration is of."""
     return next(name for name, kind in METHODS.items() if isinstance(config, kind))
 
 
-def write_config(config: Config | CpcConfig, run: Path) -> None:
+def write_config(config: AnyConfig, run: Path) -> None:
     """Keep the configuration beside the checkpoints; training.export reads it from there."""
     plain = {'method': method_of(config)} | {
         key: list(value) if isinstance(value, tuple) else value
@@ -119,7 +124,7 @@ def write_config(config: Config | CpcConfig, run: Path) -> None:
     (run / 'config.yaml').write_text(yaml.safe_dump(plain, sort_keys=False))
 
 
-def precision_of(config: Config | CpcConfig) -> str:
+def precision_of(config: AnyConfig) -> str:
     """The precision to train with; 'auto' is bf16 where the machine computes with it, else fp32.
 
     A CPU without instructions for bf16 emulates them, several times slower than fp32 (measured).
@@ -193,15 +198,23 @@ def keep_freed_memory() -> None:
 
 
 def parts(
-    config: Config | CpcConfig, root: Path
+    config: AnyConfig, root: Path
 ) -> tuple[lightning.LightningModule, lightning.LightningDataModule]:
     """The task and the data of a configuration; `root`: folder of the data sets."""
     if isinstance(config, CpcConfig):
         return CpcTask(config), CpcData(config, root)
+    if isinstance(config, CclConfig):
+        return CclTask(config), CclData(config, root)
     return CodebookTask(config), StreetData(config, root)
 
 
-def train(config: Config | CpcConfig, data: Path, run: Path, progress: bool = True) -> Path:
+def train(
+    config: AnyConfig,
+    data: Path,
+    run: Path,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> Path:
     """Train to the end, resuming from RUN/last.ckpt where there is one; returns that file."""
     run.mkdir(parents=True, exist_ok=True)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -214,9 +227,10 @@ def train(config: Config | CpcConfig, data: Path, run: Path, progress: bool = Tr
         enable_version_counter=False,
         save_on_train_epoch_end=True,
     )
-    callbacks: list[Callback] = [keep, LearningRateMonitor('step')]
+    watching: list[Callback] = [*callbacks, keep, LearningRateMonitor('step')]
     if config.average_weights:
-        callbacks.append(EMAWeightAveraging(decay=config.average_weights))
+        watching.append(EMAWeightAveraging(decay=config.average_weights))
+    task, pictures = parts(config, data)
     trainer = lightning.Trainer(
         accelerator='auto',
         devices=config.devices or 'auto',
@@ -225,14 +239,14 @@ def train(config: Config | CpcConfig, data: Path, run: Path, progress: bool = Tr
         precision=precision_of(config),  # type: ignore[arg-type]
         max_epochs=config.epochs,
         logger=TensorBoardLogger(str(run), name='', version=''),
-        callbacks=callbacks,
+        callbacks=watching,
         plugins=[AtomicCheckpoints()],
         enable_progress_bar=progress,
         enable_model_summary=False,
-        gradient_clip_val=5.0,
+        # A task that steps several optimisers by itself also clips by itself.
+        gradient_clip_val=5.0 if task.automatic_optimization else None,
         log_every_n_steps=10,
     )
-    task, pictures = parts(config, data)
     if config.start_from and not checkpoint.exists():
         if not (isinstance(task, CodebookTask) and isinstance(pictures, StreetData)):
             raise ConfigError(f'start_from: {method_of(config)} begins anew; leave it out')
@@ -250,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog='training.train', description=__doc__)
     parser.add_argument('method', choices=list(METHODS))
-    parser.add_argument('--config', help='YAML file or name in training/configs (street, cpc)')
+    parser.add_argument('--config', help='YAML file or name in training/configs (street, cpc, ccl)')
     parser.add_argument('--data', type=Path, required=True, help='folder of the data sets')
     parser.add_argument('--out', type=Path, required=True, help='folder of the run')
     parser.add_argument('--set', action='append', default=[], metavar='K=V', dest='changes')
@@ -265,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f'{arguments.method}'
             )
         train(config, arguments.data, arguments.out)
-    except (ConfigError, OSError, ValueError) as error:
+    except (BackboneError, ConfigError, OSError, ValueError) as error:
         # From a worker of the loader the text is a traceback that ends in the error itself.
         said = str(error).rstrip().rpartition('FolderError: ')[2]
         print(f'training.train: {said}', file=sys.stderr)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from training.ablation import SCHEDULE
+from training.methods.ccl.task import Config as CclConfig
 from training.methods.codebook.task import Config
 from training.methods.cpc.task import Config as CpcConfig
 
@@ -42,3 +46,42 @@ def tiny_cpc() -> CpcConfig:
         precision='32-true',
         workers=0,
     )
+
+
+@pytest.fixture(scope='session')
+def tiny_ccl() -> CclConfig:
+    """CCL on the pictures of `bolt` and `nut`, at a size that trains in seconds."""
+    return CclConfig(
+        datasets=('bolt', 'nut'),
+        input_size=(32, 64),
+        strides=(4, 8),
+        width=16,
+        views=1,
+        positions=8,
+        steady=1.0,
+        epochs=2,
+        batch_size=4,
+        precision='32-true',
+    )
+
+
+@pytest.fixture(scope='session')
+def two_categories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of `bolt` and `nut` in the MVTec layout: four to train on, four to judge each."""
+    root = tmp_path_factory.mktemp('categories')
+    mask = np.zeros((64, 128), np.uint8)
+    mask[16:40, 32:64] = 255
+    for name, light in (('bolt', 0), ('nut', 128)):
+        for part in ('train/good', 'test/good', 'test/hole', 'ground_truth/hole'):
+            (root / name / part).mkdir(parents=True)
+        for number in range(6):
+            rng = np.random.default_rng(number + light)
+            blocks = rng.integers(light, light + 128, (8, 16), dtype=np.uint8)
+            picture = blocks.repeat(8, 0).repeat(8, 1)
+            part = 'train' if number < 4 else 'test'
+            cv2.imwrite(str(root / name / part / f'good/{number}.png'), picture)
+            if part == 'test':
+                holed = np.where(mask > 0, np.uint8(255 - light), picture)
+                cv2.imwrite(str(root / name / f'test/hole/{number}.png'), holed)
+                cv2.imwrite(str(root / name / f'ground_truth/hole/{number}_mask.png'), mask)
+    return root

@@ -6,18 +6,35 @@ from pathlib import Path
 
 import pytest
 
+from training.methods.ccl.task import Config as CclConfig
+from training.methods.ccl.task import check_sizes
 from training.methods.codebook.task import Config
+from training.methods.cpc.task import Config as CpcConfig
 from training.train import CONFIGS, read_any_config, read_config
 
 ALL = sorted(path.stem for path in CONFIGS.glob('*.yaml'))
-NAMES = [name for name in ALL if isinstance(read_any_config(name, []), Config)]
 
 
-@pytest.mark.parametrize('name', sorted({*ALL} - {*NAMES}))
+def of_method(kind: type) -> list[str]:
+    return [name for name in ALL if isinstance(read_any_config(name, []), kind)]
+
+
+NAMES = of_method(Config)
+
+
+@pytest.mark.parametrize('name', of_method(CpcConfig))
 def test_crops_of_cpc_fit_their_pictures_and_hold_whole_patches(name: str) -> None:
     config = read_any_config(name, [])
+    assert isinstance(config, CpcConfig)
     for crop, size in zip(config.crop, config.input_size, strict=True):
         assert crop <= size and (crop - config.patch) % config.stride == 0
+
+
+@pytest.mark.parametrize('name', of_method(CclConfig))
+def test_maps_of_ccl_can_be_halved_and_doubled(name: str) -> None:
+    config = read_any_config(name, [])
+    assert isinstance(config, CclConfig)
+    check_sizes(config)
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -247,7 +247,7 @@ class SegmentationEvaluation:
 
 
 class IndustrialEvaluation:
-    """Defect scores judged by image, by pixel and by region: `industrial`."""
+    """Defect scores judged by image, by pixel (AUROC, AP) and by region: `industrial`."""
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
@@ -279,6 +279,7 @@ class IndustrialEvaluation:
         _refuse_nothing(images)
         pixels = self._pixels.result()
         named = {
+            'ap': pixels.ap,
             'image_auroc': self._image_auroc(np.ones(images, np.int64)),
             'pixel_auroc': pixels.auroc,
             'pro': self._regions.pro(self._pixels.normal),
@@ -292,8 +293,12 @@ class IndustrialEvaluation:
         merged = MergedBins(self._bins)
 
         def drawn(weights: NDArray[np.int64]) -> dict[str, float]:
-            auroc = merged.metrics(weights).auroc
-            return {'image_auroc': self._image_auroc(weights), 'pixel_auroc': auroc}
+            pixels = merged.metrics(weights)
+            return {
+                'ap': pixels.ap,
+                'image_auroc': self._image_auroc(weights),
+                'pixel_auroc': pixels.auroc,
+            }
 
         return bootstrap_interval(drawn, len(self._peaks), seed=self._seed)
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from rich.progress import track
 
 from training.exporting import (
     Exported,
     Image,
     commit,
+    normal_scores,
     parity_choice,
-    run_model,
     run_network,
     terms,
     trained_state,
@@ -26,7 +25,7 @@ from training.exporting import (
 from training.graph import to_onnx, with_half_weights
 from training.methods.cpc.scorer import MAP_STRIDE, CpcScorer, condensed, grids_of, patches_of
 from training.methods.cpc.task import Config, CpcTask, read_pictures
-from vq_anomaly_ros.detection.model_file import ModelFile, ModelInfo
+from vq_anomaly_ros.detection.model_file import ModelInfo
 
 OUTPUTS = ('score',)
 # The score ends at so many times the highest loss of a patch of the bank's pictures.
@@ -86,13 +85,6 @@ def graph_of(scorer: CpcScorer, config: Config) -> onnx.ModelProto:
     height, width = (int(side) for side in config.input_size)
     picture = torch.zeros((2, height, width, 3), dtype=torch.uint8)
     return with_half_weights(to_onnx(scorer, picture, OUTPUTS))
-
-
-def normal_scores(pictures: Sequence[Image], model: ModelFile) -> Iterator[NDArray[np.float32]]:
-    """Raw scores of the training pictures, maps [h / 8, w / 8]."""
-    shown = track(pictures, description='calibrating')
-    for outputs in run_model(model, iter(shown), ['score']):
-        yield outputs['score']
 
 
 def exported(run: Path, config: Config, data: Path) -> Exported:

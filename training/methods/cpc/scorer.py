@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from training.methods.cpc.losses import condensed_bank_loss
 from training.methods.cpc.model import CpcNet, patch_scores
 from training.methods.cpc.task import normalised
+from training.smoothing import gaussian, smoothed
 
 Aggregation = Literal['mean', 'max', 'top']
 MAP_STRIDE = 8  # of the exported map
@@ -90,9 +91,7 @@ class CpcScorer(nn.Module):
         cells = spread(patches, self.net.patch // self.net.stride)
         scale = self.net.stride // MAP_STRIDE
         large = F.interpolate(cells, scale_factor=float(scale), mode='bilinear')
-        reach = self.kernel.shape[-1] // 2
-        padded = F.pad(large, (reach, reach, reach, reach), mode='replicate')
-        return F.conv2d(padded, self.kernel).squeeze(1)
+        return smoothed(large, self.kernel).squeeze(1)
 
 
 def spread(patches: Tensor, overlap: int) -> Tensor:
@@ -105,15 +104,6 @@ def spread(patches: Tensor, overlap: int) -> Tensor:
     ) / F.avg_pool2d(
         F.pad(torch.ones_like(patches), (overlap - 1,) * 4), overlap, stride=1, divisor_override=1
     )
-
-
-def gaussian(sigma: float) -> Tensor:
-    """Kernel [1, 1, k, k] of sum 1, three deviations to each side."""
-    reach = max(1, int(np.ceil(3 * sigma)))
-    axis = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    line = torch.exp(-0.5 * (axis / sigma) ** 2)
-    line = line / line.sum()
-    return (line[:, None] * line[None, :])[None, None]
 
 
 def picture_score(patches: Tensor, how: Aggregation) -> Tensor:

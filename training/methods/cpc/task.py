@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from numpy.typing import NDArray
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from training.data.folders import FolderError, load_image
-from training.data.pictures import normal_pictures
+from training.data.folders import FolderError
+from training.data.pictures import stretched_pictures
 from training.data.street import PassSampler, drawn
 from training.methods.cpc.losses import info_nce
 from training.methods.cpc.model import CpcNet
@@ -130,12 +129,9 @@ class CpcData(lightning.LightningDataModule):
 
 def read_pictures(config: Config, root: Path) -> Iterator[Image]:
     """All normal pictures of the datasets at the input size, uint8 RGB [h, w, 3]."""
-    height, width = config.input_size
     for name in config.datasets:
-        for picture in track(list(normal_pictures(root / name, config.every)), f'reading {name}'):
-            pixels = picture if isinstance(picture, np.ndarray) else load_image(picture)
-            small = cv2.resize(pixels, (int(width), int(height)), interpolation=cv2.INTER_LINEAR)
-            yield np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2RGB), np.uint8)
+        for _, picture in stretched_pictures(root / name, config.every, config.input_size):
+            yield picture
 
 
 def normalised(pictures: Tensor) -> Tensor:

@@ -1,0 +1,227 @@
+"""What contrast by class brings to one model for several categories of products.
+
+`python -m training.ccl_industrial --data DATA --out RUNS --json docs/benchmarks/ccl_industrial.json
+--page docs/ccl.md` trains each row of ROWS with each seed on a schedule of so many steps, judges
+the last epoch, and writes rows (one a category and seed) and tables. What is finished in RUNS is
+taken from there, and a run that was killed goes on, so the command can be stopped and started
+again; `--finished` trains nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+
+from training.backbones import BackboneError
+from training.card import CardError, with_table
+from training.ccl_judging import Curve, Tested, brightness_auroc, judge, tested
+from training.ccl_tables import markdown
+from training.data.folders import FolderError, read_mvtec_category
+from training.exporting import commit
+from training.graph import ExportError
+from training.judging import Figures, kept_figures, run_folder
+from training.methods.ccl.export import load_task
+from training.methods.ccl.task import Config
+from training.train import keep_freed_memory, train
+from vq_anomaly_ros.replay.files import write_text
+from vq_anomaly_ros.replay.interruption import interruptible
+
+NAME = 'ccl_industrial'
+CATEGORIES = ('industrial/screw', 'industrial/magnetic_tile', 'industrial/fibre_mat')
+STEPS = 324  # of every run, whatever its pictures: four passes over all three categories
+SCHEDULE = Config(name='ccl-industrial', datasets=CATEGORIES, batch_size=12)
+CURVES = ('control', 'CCL')  # rows whose epochs are judged
+
+OFF: dict[str, Any] = {'local_weight': 0.0, 'global_weight': 0.0}
+BARE: dict[str, Any] = {**OFF, 'projected': False, 'noise': 0.0}
+
+
+def _without(name: str) -> dict[str, Any]:
+    return {'datasets': tuple(one for one in CATEGORIES if one != f'industrial/{name}')}
+
+
+def _alone(name: str) -> dict[str, Any]:
+    return {**OFF, 'datasets': (f'industrial/{name}',)}
+
+
+# What differs from the schedule, which is CCL in full by true categories.
+ROWS: dict[str, dict[str, Any]] = {
+    'RD': BARE,
+    'RD + projection': {**OFF, 'noise': 0.0},
+    'control': OFF,
+    'control + local': {'global_weight': 0.0},
+    'control + global': {'local_weight': 0.0},
+    'CCL': {},
+    'CCL, pseudo-classes': {'labels': 'pseudo'},
+    'CCL, random labels': {'labels': 'random'},
+    'CCL, same position': {'matched': False},
+    'CCL, eight negatives': {'negatives': 8},
+    'CCL, smoothed global': {'smoothing': 0.1},
+    'CCL, tau = 0.1': {'temperature': 0.1},
+    'CCL without screw': _without('screw'),
+    'CCL without magnetic_tile': _without('magnetic_tile'),
+    'CCL without fibre_mat': _without('fibre_mat'),
+    'screw alone': _alone('screw'),
+    'magnetic_tile alone': _alone('magnetic_tile'),
+    'fibre_mat alone': _alone('fibre_mat'),
+    'reconstruction': {**OFF, 'base': 'reconstruct'},
+    'reconstruction + CCL': {'base': 'reconstruct'},
+}
+
+
+def schedule(row: str, seed: int, data: Path, cache: Path) -> Config:
+    """The configuration of a row: as many passes as make STEPS batches of its pictures."""
+    config = dataclasses.replace(SCHEDULE, seed=seed, feature_cache=str(cache), **ROWS[row])
+    pictures = sum(len(read_mvtec_category(data / name).train) for name in config.datasets)
+    passes = STEPS / (pictures // config.batch_size)
+    return dataclasses.replace(config, epochs=max(1, round(passes)))
+
+
+def measure(row: str, seed: int, data: Path, runs: Path, tests: Mapping[str, Tested]) -> Figures:
+    """The figures of a row with a seed; trained and judged where RUNS does not have it."""
+    run = run_folder(runs, row.replace(',', '').replace('=', ''), seed)
+
+    def make() -> Figures:
+        config = schedule(row, seed, data, runs / 'features')
+        known = {name: one for name, one in tests.items() if name in config.datasets}
+        curve = Curve(known if row in CURVES else {})
+        start = time.process_time()
+        train(config, data, run, progress=False, callbacks=[curve])
+        seconds = time.process_time() - start
+        found = judge(load_task(run, config), data, tests)
+        budget = {'epochs': config.epochs, 'batch': config.batch_size, 'cpu_s': round(seconds)}
+        kept = {'commit': commit(), 'teacher': config.teacher, 'strides': list(config.strides)}
+        return {**kept, 'budget': budget, 'curve': curve.found, **found}
+
+    return {'row': row, 'seed': seed, **kept_figures(run, make)}
+
+
+def rows_of(found: Figures) -> list[Figures]:
+    """A run's figures as rows of the benchmark, one a category."""
+    return [
+        {
+            'model': found['row'],
+            'data': category.rpartition('/')[2],
+            'protocol': 'industrial',
+            'images': one['images'],
+            'outliers': 'none',
+            'seed': found['seed'],
+            'commit': found['commit'],
+            'metrics': one['metrics'],
+            'provenance': {
+                'method': 'ccl',
+                'trained_on': [name.rpartition('/')[2] for name in found['categories']],
+                'teacher': found['teacher'],
+                'strides': found['strides'],
+                **found['budget'],
+            },
+        }
+        for category, one in found['categories'].items()
+    ]
+
+
+def study(found: Sequence[Figures], data: Path, speed: Figures | None) -> Figures:
+    """All that the page is made of, of the figures of finished runs."""
+    ordered = sorted(found, key=lambda one: (list(ROWS).index(one['row']), one['seed']))
+    light = {
+        name.rpartition('/')[2]: brightness_auroc(read_mvtec_category(data / name))
+        for name in CATEGORIES
+    }
+    runs = [
+        {key: one[key] for key in ('row', 'seed', 'v_measure', 'unseen', 'curve') if one.get(key)}
+        for one in ordered
+    ]
+    rows = [row for one in ordered for row in rows_of(one)]
+    return {'steps': STEPS, 'brightness': light, 'speed': speed, 'rows': rows, 'runs': runs}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    options = _parser().parse_args(argv)
+    keep_freed_memory()
+    cv2.setNumThreads(0)
+    try:
+        with interruptible():
+            found = _finished_or_made(options)
+            if not found:
+                raise FolderError(f'{options.out}: no row of these is finished there')
+            speed = json.loads(options.speed.read_text()) if options.speed else None
+            result = study(found, options.data, speed)
+            _keep(found, result, options)
+    except (BackboneError, CardError, ExportError, OSError, ValueError) as error:
+        print(f'training.{NAME}: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f'training.{NAME}: interrupted; the same command goes on', file=sys.stderr)
+        return 130
+    print(markdown(result))
+    return 0
+
+
+def _finished_or_made(options: argparse.Namespace) -> list[Figures]:
+    tests: dict[str, Tested] = {}
+    found = []
+    for seed in options.seeds:
+        for row in options.rows:
+            finished = run_folder(options.out, row.replace(',', '').replace('=', ''), seed)
+            if options.finished and not (finished / 'figures.json').exists():
+                continue
+            if not tests and not options.finished:
+                cached = dataclasses.replace(SCHEDULE, feature_cache=str(options.out / 'features'))
+                tests = tested(cached, options.data, CATEGORIES)
+            found.append(measure(row, seed, options.data, options.out, tests))
+            print(_line(found[-1]), flush=True)
+    return found
+
+
+def _line(found: Figures) -> str:
+    metrics = [one['metrics'] for one in found['categories'].values()]
+    images = ' '.join(f'{100 * one["image_auroc"]:.1f}' for one in metrics)
+    pixels = ' '.join(f'{100 * one["pixel_auroc"]:.1f}' for one in metrics)
+    return f'{found["row"]}, seed {found["seed"]}: image AUROC {images}, pixel AUROC {pixels}'
+
+
+def _keep(found: Sequence[Figures], result: Figures, options: argparse.Namespace) -> None:
+    if options.json is not None:
+        write_text(options.json, json.dumps(result, indent=1) + '\n')
+    if options.page is not None:
+        page = with_table(options.page.read_text(encoding='utf-8'), markdown(result), NAME)
+        write_text(options.page, page)
+    if options.pictures is not None:
+        from training.ccl_pictures import draw_confusion, draw_curves
+
+        draw_confusion(found, options.pictures / 'ccl_confusion.png')
+        draw_curves(found, options.pictures / 'ccl_epochs.png')
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        f'training.{NAME}',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add, known = parser.add_argument, list(ROWS)
+    add('--data', type=Path, required=True, help='folder of the data sets')
+    add('--out', type=Path, required=True, help='folder of the runs')
+    add('--rows', nargs='+', choices=known, default=known, metavar='NAME', help='; '.join(known))
+    add('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    add('--finished', action='store_true', help='train nothing: tables of what --out has')
+    add('--speed', type=Path, metavar='F', help='what training.ccl_speed measured')
+    add('--json', type=Path, metavar='F', help='write rows and runs there')
+    add('--page', type=Path, metavar='P', help='page whose table between markers is replaced')
+    add('--pictures', type=Path, metavar='DIR', help='folder of the two charts')
+    return parser
+
+
+if __name__ == '__main__':
+    torch.set_num_threads(1)
+    sys.exit(main())

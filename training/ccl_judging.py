@@ -1,0 +1,244 @@
+"""How a run of CCL on products is judged: defects by category, frames of unseen ones, confusion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lightning
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.metrics import roc_auc_score, v_measure_score
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.backbones import frozen_teacher
+from training.data.folders import MvtecCategory, load_image, load_mask, read_mvtec_category
+from training.judging import network_input
+from training.methods.ccl.data import KeptMaps, Pictures, read_pictures
+from training.methods.ccl.model import pooled
+from training.methods.ccl.scorer import MAP_STRIDE, CclScorer, class_centres, unlikeness
+from training.methods.ccl.task import CclTask, Config
+from training.predictor import size_of, upsample
+from vq_anomaly_ros.metrics import IndustrialEvaluation
+
+_AT_ONCE = 16
+_FLAGGED_AT = 0.95  # share of the known categories' good pictures that are not flagged
+Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The test pictures of a category as the teacher sees them: maps [N, C, h, w] a scale."""
+
+    category: MvtecCategory
+    maps: list[Tensor]
+
+    @property
+    def defective(self) -> NDArray[np.bool_]:
+        """Which pictures are, bool [N]."""
+        return np.array([one.mask is not None for one in self.category.test])
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a network says of pictures: score maps [N, h, w], global features [N, W] of length 1."""
+
+    maps: Scores
+    features: Tensor
+
+    def frame_scores(self, centres: Tensor) -> dict[str, Scores]:
+        """Scores of whole frames by name, each [N]: two of the map, one of the global feature."""
+        flat = self.maps.reshape(len(self.maps), -1)
+        return {
+            'highest': flat.max(axis=1),
+            'mean': flat.mean(axis=1),
+            'unlike': unlikeness(self.features, centres).numpy(),
+        }
+
+
+def tested(config: Config, data: Path, names: Sequence[str]) -> dict[str, Tested]:
+    """The test pictures of categories; maps are kept where the configuration says."""
+    teacher = frozen_teacher(config.teacher, max(config.strides))
+    keep = KeptMaps(replace(config, views=0), teacher)
+    found = {}
+    for name in names:
+        category = read_mvtec_category(data / name)
+        pixels = [
+            network_input(load_image(one.image), config.input_size)[0].numpy()
+            for one in category.test
+        ]
+        maps = keep.of(Pictures(f'{name}/test', pixels, [''] * len(pixels)))
+        found[name] = Tested(category, [one[:, 0] for one in maps])
+    return found
+
+
+@torch.inference_mode()
+def answers(scorer: CclScorer, maps: Sequence[Tensor], size: Sequence[int]) -> Answers:
+    """Of the teacher's maps [N, C, h, w] of pictures of `size` (h, w)."""
+    large = (int(size[0]) // MAP_STRIDE, int(size[1]) // MAP_STRIDE)
+    parts = [
+        scorer.of_maps([one[first : first + _AT_ONCE].float() for one in maps], large)
+        for first in range(0, len(maps[0]), _AT_ONCE)
+    ]
+    features = F.normalize(torch.cat([found for _, found in parts]), dim=1)
+    return Answers(torch.cat([score for score, _ in parts]).numpy(), features)
+
+
+def image_auroc(maps: Scores, defective: NDArray[np.bool_]) -> float:
+    """AUROC of the highest scores of maps [N, h, w]."""
+    return float(roc_auc_score(defective, maps.reshape(len(maps), -1).max(axis=1)))
+
+
+def defect_figures(maps: Scores, category: MvtecCategory) -> dict[str, float]:
+    """Figures of the protocol `industrial`, scores upsampled to the size of the labels."""
+    evaluation = IndustrialEvaluation()
+    for score, one in zip(maps, category.test, strict=True):
+        if one.mask is None:
+            mask = np.zeros(size_of(load_image(one.image)), np.uint8)
+        else:
+            mask = load_mask(one.mask)
+        evaluation.add(upsample(score, size_of(mask)), mask, one.mask is not None)
+    return evaluation.result().metrics
+
+
+def frame_figures(
+    known: Mapping[str, Scores], unseen: Mapping[str, Scores]
+) -> dict[str, dict[str, float]]:
+    """Are good pictures of an unseen category told from good ones of the known? By score.
+
+    auroc, and the share flagged above the 95th percentile of the known ones.
+    """
+    found = {}
+    for name, scores in known.items():
+        labels = np.repeat([0, 1], [len(scores), len(unseen[name])])
+        limit = np.quantile(scores, _FLAGGED_AT)
+        found[name] = {
+            'auroc': float(roc_auc_score(labels, np.concatenate([scores, unseen[name]]))),
+            'flagged': float(np.mean(unseen[name] > limit)),
+        }
+    return found
+
+
+def confusion_figures(
+    features: Tensor, numbers: NDArray[np.int64]
+) -> tuple[float, NDArray[np.float64]]:
+    """Class confusion of global features [N, W] of categories `numbers`: v-measure, points [N, 2].
+
+    K-means into as many clusters as there are categories; 1 = the clusters are the categories
+    (Rosenberg & Hirschberg 2007). Points: the two main axes (PCA), for the picture.
+    """
+    count = len(np.unique(numbers))
+    clusters = KMeans(count, random_state=0, n_init=10).fit(features.numpy()).labels_
+    points = PCA(2, random_state=0).fit_transform(features.numpy())
+    return float(v_measure_score(numbers, clusters)), points
+
+
+def judge(task: CclTask, data: Path, tests: Mapping[str, Tested]) -> dict[str, Any]:
+    """All figures of a trained task on the categories that it was trained on, and on the others."""
+    config = task.config
+    scorer = CclScorer(task.net).eval()
+    said = {name: answers(scorer, one.maps, config.input_size) for name, one in tests.items()}
+    known = [name for name in tests if name in config.datasets]
+    figures: dict[str, Any] = {
+        'categories': {
+            name: {
+                'images': len(tests[name].category.test),
+                'metrics': defect_figures(said[name].maps, tests[name].category),
+            }
+            for name in known
+        }
+    }
+    if len(known) > 1:
+        features = torch.cat([said[name].features for name in known])
+        numbers = np.repeat(np.arange(len(known)), [len(said[name].maps) for name in known])
+        value, points = confusion_figures(features, numbers)
+        figures['v_measure'] = value
+        figures['points'] = {
+            name: np.round(points[numbers == place], 3).tolist() for place, name in enumerate(known)
+        }
+    unseen = [name for name in tests if name not in config.datasets]
+    if unseen and len(known) > 1:
+        figures['unseen'] = _unseen(task, scorer, data, tests, said, unseen)
+    return figures
+
+
+def _unseen(
+    task: CclTask,
+    scorer: CclScorer,
+    data: Path,
+    tests: Mapping[str, Tested],
+    said: Mapping[str, Answers],
+    unseen: Sequence[str],
+) -> dict[str, Any]:
+    centres = _centres(task, scorer, data)
+
+    def good(names: Sequence[str]) -> dict[str, Scores]:
+        parts = [
+            Answers(said[name].maps[~tests[name].defective],
+                    said[name].features[~tests[name].defective]).frame_scores(centres)
+            for name in names
+        ]  # fmt: skip
+        return {kind: np.concatenate([part[kind] for part in parts]) for kind in parts[0]}
+
+    known = good([name for name in tests if name not in unseen])
+    return {name: frame_figures(known, good([name])) for name in unseen}
+
+
+@torch.inference_mode()
+def _centres(task: CclTask, scorer: CclScorer, data: Path) -> Tensor:
+    """Centres of the global features of the training pictures, one a data set."""
+    config, net = task.config, scorer.net
+    keep = KeptMaps(config, net.teacher)
+    features = []
+    for one in read_pictures(config, data):
+        maps = [kept[:, 0] for kept in keep.of(one)]
+        for first in range(0, len(one.pixels), _AT_ONCE):
+            some = [kept[first : first + _AT_ONCE].float() for kept in maps]
+            features.append(pooled(net.base.encode(net.project(some))))
+    counts = torch.tensor([len(one.pixels) for one in read_pictures(config, data)])
+    labels = torch.arange(len(counts)).repeat_interleave(counts)
+    return class_centres(torch.cat(features), labels)
+
+
+class Curve(lightning.Callback):
+    """Image AUROC of every category after every epoch: {epoch: {category: figure}} in `found`."""
+
+    def __init__(self, tests: Mapping[str, Tested]) -> None:
+        self.tests = tests
+        self.found: dict[str, dict[str, float]] = {}
+
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Judge the network as it is."""
+        assert isinstance(pl_module, CclTask)  # noqa: S101 - for mypy
+        scorer = CclScorer(pl_module.net).eval()
+        self.found[str(trainer.current_epoch + 1)] = {
+            name: image_auroc(
+                answers(scorer, one.maps, pl_module.config.input_size).maps, one.defective
+            )
+            for name, one in self.tests.items()
+        }
+        pl_module.train()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Kept in the checkpoint, so that a run that was killed has its whole curve."""
+        return {'found': self.found}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As `state_dict`."""
+        self.found = state_dict['found']
+
+
+def brightness_auroc(category: MvtecCategory) -> float:
+    """AUROC of a picture's mean grey level alone, as a defect score: how far light tells."""
+    greys = [float(cv2.cvtColor(load_image(one.image), cv2.COLOR_BGR2GRAY).mean())
+             for one in category.test]  # fmt: skip
+    return float(roc_auc_score([one.mask is not None for one in category.test], greys))

@@ -1,0 +1,1 @@
+"""Class-aware contrastive learning (CCL): one reconstruction-based detector for many categories."""
