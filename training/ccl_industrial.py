@@ -37,7 +37,7 @@ from vq_anomaly_ros.replay.interruption import interruptible
 
 NAME = 'ccl_industrial'
 CATEGORIES = ('industrial/screw', 'industrial/magnetic_tile', 'industrial/fibre_mat')
-STEPS = 324  # of every run, whatever its pictures: four passes over all three categories
+STEPS = 243  # of every run, whatever its pictures: three passes over all three categories
 SCHEDULE = Config(name='ccl-industrial', datasets=CATEGORIES, batch_size=12)
 CURVES = ('control', 'CCL')  # rows whose epochs are judged
 
