@@ -23,7 +23,7 @@ _COLUMNS = 2
 _LABEL = (0.3, 0.115)  # width and height of a label, as shares of the panel
 # A light sheet of its own, so that a dark page around it changes nothing.
 _PAPER, _INK, _TRUNK = '#fbfbf9', '#0b4f8a', '#8a5a00'
-_STYLE: dict[Any, Any] = {  # matplotlib's keys are literals to mypy
+STYLE: dict[Any, Any] = {  # matplotlib's keys are literals to mypy
     'figure.facecolor': _PAPER,
     'axes.facecolor': _PAPER,
     'figure.constrained_layout.w_pad': 0.12,
@@ -54,7 +54,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     for one in rows:
         panels.setdefault((one['data'], one['protocol']), []).append(one)
     shapes = {name: _SHAPES[i % len(_SHAPES)] for i, name in enumerate(_names(rows))}
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         columns = min(_COLUMNS, len(panels))
         down = math.ceil(len(panels) / columns)
         figure = Figure(figsize=(1 + 4.6 * columns, 3.6 * down), layout='constrained', dpi=144)

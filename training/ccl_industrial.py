@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,12 +92,10 @@ def measure(row: str, seed: int, data: Path, runs: Path, tests: Mapping[str, Tes
     def make() -> Figures:
         config = schedule(row, seed, data, runs / 'features')
         known = {name: one for name, one in tests.items() if name in config.datasets}
-        curve = Curve(known if row in CURVES else {})
-        start = time.process_time()
-        train(config, data, run, progress=False, callbacks=[curve])
-        seconds = time.process_time() - start
+        curve = Curve(known)
+        train(config, data, run, progress=False, callbacks=[curve] if row in CURVES else [])
         found = judge(load_task(run, config), data, tests)
-        budget = {'epochs': config.epochs, 'batch': config.batch_size, 'cpu_s': round(seconds)}
+        budget = {'epochs': config.epochs, 'batch': config.batch_size}
         kept = {'commit': commit(), 'teacher': config.teacher, 'strides': list(config.strides)}
         return {**kept, 'budget': budget, 'curve': curve.found, **found}
 
@@ -122,7 +119,8 @@ def rows_of(found: Figures) -> list[Figures]:
                 'trained_on': [name.rpartition('/')[2] for name in found['categories']],
                 'teacher': found['teacher'],
                 'strides': found['strides'],
-                **found['budget'],
+                'epochs': found['budget']['epochs'],
+                'batch': found['budget']['batch'],
             },
         }
         for category, one in found['categories'].items()
@@ -136,8 +134,10 @@ def study(found: Sequence[Figures], data: Path, speed: Figures | None) -> Figure
         name.rpartition('/')[2]: brightness_auroc(read_mvtec_category(data / name))
         for name in CATEGORIES
     }
+    kept = ('row', 'seed', 'v_measure', 'unseen')
     runs = [
-        {key: one[key] for key in ('row', 'seed', 'v_measure', 'unseen', 'curve') if one.get(key)}
+        {key: one[key] for key in kept if key in one}
+        | ({'curve': one['curve']} if one['row'] in CURVES else {})
         for one in ordered
     ]
     rows = [row for one in ordered for row in rows_of(one)]

@@ -164,7 +164,7 @@ def judge(task: CclTask, data: Path, tests: Mapping[str, Tested]) -> dict[str, A
             name: np.round(points[numbers == place], 3).tolist() for place, name in enumerate(known)
         }
     unseen = [name for name in tests if name not in config.datasets]
-    if unseen and len(known) > 1:
+    if unseen:
         figures['unseen'] = _unseen(task, scorer, data, tests, said, unseen)
     return figures
 
@@ -196,14 +196,14 @@ def _centres(task: CclTask, scorer: CclScorer, data: Path) -> Tensor:
     """Centres of the global features of the training pictures, one a data set."""
     config, net = task.config, scorer.net
     keep = KeptMaps(config, net.teacher)
-    features = []
+    features, counts = [], []
     for one in read_pictures(config, data):
+        counts.append(len(one.pixels))
         maps = [kept[:, 0] for kept in keep.of(one)]
         for first in range(0, len(one.pixels), _AT_ONCE):
             some = [kept[first : first + _AT_ONCE].float() for kept in maps]
             features.append(pooled(net.base.encode(net.project(some))))
-    counts = torch.tensor([len(one.pixels) for one in read_pictures(config, data)])
-    labels = torch.arange(len(counts)).repeat_interleave(counts)
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     return class_centres(torch.cat(features), labels)
 
 

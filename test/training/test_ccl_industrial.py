@@ -1,0 +1,102 @@
+"""The study of CCL: how runs are judged, and the page holds what the JSON says."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from torch.nn import functional as F
+
+from training import ccl_industrial
+from training.ccl_judging import confusion_figures, frame_figures, image_auroc
+from training.ccl_pictures import draw_confusion, draw_curves
+from training.ccl_tables import markdown
+from training.methods.ccl.task import Config, check_sizes
+
+
+def test_all_rows_are_runs_of_about_as_many_steps(tmp_path: Path) -> None:
+    for row, changes in ccl_industrial.ROWS.items():
+        config = dataclasses.replace(ccl_industrial.SCHEDULE, **changes)
+        check_sizes(config)
+        assert config.contrasted == ('CCL' in row or '+ local' in row or '+ global' in row)
+
+
+def test_unseen_frames_are_told_by_each_score() -> None:
+    known = {'one': np.arange(100.0), 'other': np.arange(100.0)}
+    unseen = {'one': np.full(10, 200.0), 'other': np.full(4, 49.5)}
+    figures = frame_figures(known, unseen)
+    assert figures['one'] == {'auroc': 1.0, 'flagged': 1.0}
+    assert figures['other'] == {'auroc': 0.5, 'flagged': 0.0}
+
+
+def test_confusion_is_one_where_classes_are_apart_and_near_nothing_where_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    numbers = np.repeat([0, 1, 2], 40)
+    noise = torch.randn(120, 8, generator=generator)
+    apart = F.normalize(5 * torch.eye(8)[numbers] + 0.1 * noise, dim=1)
+    value, points = confusion_figures(apart, numbers)
+    assert value == pytest.approx(1.0) and points.shape == (120, 2)
+    assert confusion_figures(F.normalize(noise, dim=1), numbers)[0] < 0.2
+
+
+def test_a_picture_is_as_anomalous_as_its_highest_place() -> None:
+    maps = np.random.default_rng(0).random((9, 4, 5)).astype(np.float32)
+    defective = np.arange(9) % 2 > 0
+    expected = roc_auc_score(defective, maps.max(axis=(1, 2)))
+    assert image_auroc(maps, defective) == pytest.approx(expected)
+
+
+@pytest.fixture(scope='module')
+def tiny_study(
+    tiny_ccl: Config, two_categories: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """The command on two categories, for control and CCL, with one of them left out."""
+    runs = tmp_path_factory.mktemp('runs')
+    rows = {
+        'control': {'local_weight': 0.0, 'global_weight': 0.0},
+        'CCL': {},
+        'CCL without nut': {'datasets': ('bolt',)},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ccl_industrial, 'SCHEDULE', tiny_ccl)
+        patch.setattr(ccl_industrial, 'CATEGORIES', ('bolt', 'nut'))
+        patch.setattr(ccl_industrial, 'ROWS', rows)
+        patch.setattr(ccl_industrial, 'STEPS', 4)
+        command = ['--data', str(two_categories), '--out', str(runs), '--seeds', '0']
+        files = ['--json', str(runs / 'rows.json'), '--pictures', str(runs)]
+        assert ccl_industrial.main([*command, *files]) == 0
+        first = (runs / 'rows.json').read_text()
+        # What is finished is taken from the folder, by another table of rows, too.
+        patch.setattr(ccl_industrial, 'train', None)
+        assert ccl_industrial.main([*command, '--finished', *files]) == 0
+        assert json.loads((runs / 'rows.json').read_text()) == json.loads(first)
+        empty = ['--data', str(two_categories), '--out', str(runs / 'nothing'), '--finished']
+        assert ccl_industrial.main(empty) == 2
+    return runs, json.loads(first)
+
+
+def test_the_command_judges_every_category_and_can_be_run_again(tiny_study: Any) -> None:
+    runs, found = tiny_study
+    keys = [(row['model'], row['data']) for row in found['rows']]
+    assert keys == [
+        ('control', 'bolt'), ('control', 'nut'), ('CCL', 'bolt'), ('CCL', 'nut'),
+        ('CCL without nut', 'bolt'),
+    ]  # fmt: skip
+    assert all(row['provenance']['epochs'] == 2 for row in found['rows'][:4])
+    assert [sorted(run['curve']) for run in found['runs'] if 'curve' in run] == [['1', '2']] * 2
+    assert all(0 <= run['v_measure'] <= 1 for run in found['runs'] if 'v_measure' in run)
+    assert '| CCL | 1 |' in markdown(found) and '| nut | 1 |' in markdown(found)
+    for name in ('ccl_confusion.png', 'ccl_epochs.png'):
+        assert (runs / name).stat().st_size > 5000
+
+
+def test_pictures_of_nothing_are_still_pictures(tmp_path: Path) -> None:
+    draw_confusion([], tmp_path / 'one.png')
+    draw_curves([], tmp_path / 'other.png')
+    assert (tmp_path / 'one.png').exists() and (tmp_path / 'other.png').exists()
