@@ -91,6 +91,22 @@ def test_an_error_is_counted_told_and_survived() -> None:
     assert frames.counts('/front') == Counts(received=4, published=1, rejected=2, failed=1)
 
 
+def test_who_tells_of_errors_may_fail_too() -> None:
+    frames: LatestFrames[int] = LatestFrames(['/front'])
+
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    worker = worker_of(frames, publish=fail, on_error=fail)
+    worker.start()
+    for number in range(3):
+        frames.put('/front', number)
+        wait_until(lambda: not frames.counts('/front').in_flight)
+    worker.stop()
+    assert frames.counts('/front') == Counts(received=3, failed=3)
+    assert worker.untold == 3
+
+
 def test_stop_waits_for_the_frame_in_work_and_drops_the_waiting_one() -> None:
     frames: LatestFrames[int] = LatestFrames(['/front'])
     begun, may_end = threading.Event(), threading.Event()

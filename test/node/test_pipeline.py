@@ -91,7 +91,7 @@ def test_an_exception_in_the_detector_is_counted_told_and_survived(
     message = image_message(picture(1))
     with monkeypatch.context() as patch:
 
-        def fail(frames: Any) -> Any:
+        def fail(*_: Any) -> Any:
             raise EngineError('the engine is gone')
 
         patch.setattr(pipeline.detector, 'detect', fail)
@@ -135,3 +135,28 @@ def test_what_was_made_before_a_failure_is_taken_back(
         Pipeline(node, settings)
     assert closed == [True]
     assert len(list(node.publishers)) == before
+
+
+def test_a_rejected_frame_a_failed_one_and_again(
+    pipeline: Pipeline, picture: Any, image_message: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A warning and an error in turns: rclpy takes only one level from a line of code."""
+    good, bad = image_message(picture(1)), image_message(picture(1))
+    bad.encoding = 'nothing'
+    detect = pipeline.detector.detect
+    throws: list[bool] = []
+
+    def moody(*args: Any) -> Any:
+        if throws:
+            raise EngineError('as asked for')
+        return detect(*args)
+
+    monkeypatch.setattr(pipeline.detector, 'detect', moody)
+    for rejected in (1, 2):
+        assert put_and_wait(pipeline, bad).rejected == rejected
+        throws.append(True)
+        assert put_and_wait(pipeline, good).failed == rejected
+        throws.clear()
+        assert put_and_wait(pipeline, good).published == rejected
+        pipeline._throttle._last.clear()  # each is told, not once a second
+    assert pipeline._worker.untold == 0

@@ -20,10 +20,11 @@ pytest.importorskip('rclpy', reason='ROS is not installed')
 
 from vq_anomaly_ros.timing import in_turns
 from vq_anomaly_ros.trials import bench, bench_picture
-from vq_anomaly_ros.trials.bench_cameras import Load, Stage, first_result, under_load
+from vq_anomaly_ros.trials.bench_cameras import first_result, under_load
 from vq_anomaly_ros.trials.bench_ways import engine_ways, ways_of
 from vq_anomaly_ros.trials.detector_process import Status, counts_of, usage
 from vq_anomaly_ros.trials.peer import TrialError, own_domain
+from vq_anomaly_ros.trials.stage import Load, Stage
 
 ROW = {
     'cameras': 4, 'size': (720, 1280), 'rate': 9.0, 'output_size': 'network', 'fairness': 0.97,

@@ -20,7 +20,6 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import InvalidParameterTypeException
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.task import Future
@@ -29,6 +28,7 @@ from vq_anomaly_ros.detection.engines import EngineError
 from vq_anomaly_ros.node import parameters
 from vq_anomaly_ros.node.camera_input import CameraInput
 from vq_anomaly_ros.node.camera_outputs import CameraOutputs
+from vq_anomaly_ros.node.executor import SturdyExecutor
 from vq_anomaly_ros.node.health import (
     CameraHealth,
     Judgement,
@@ -290,7 +290,7 @@ def _run(stop: Future) -> Rescue:
     """Spin the node until `stop` completes, then release everything in order."""
     node = AnomalyDetectorNode()
     node.rescue.end = lambda: None if stop.done() else stop.set_result(None)
-    executor = SingleThreadedExecutor()
+    executor = SturdyExecutor()
     executor.add_node(node)
     try:
         node.autostart()

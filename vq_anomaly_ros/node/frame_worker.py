@@ -69,7 +69,8 @@ class FrameWorker(Generic[T, Result]):
             frames: the slots to serve.
             detect: makes the result of a frame; on the detector's thread.
             publish: returns when the result is published; on the publisher's thread.
-            on_error: told (camera, outcome, error) whenever one of the two raised, on its thread.
+            on_error: told (camera, outcome, error) whenever one of the two raised, on its thread;
+                where it raises itself, that is counted in `untold`.
             rejected_by: the exception that blames the frame (counted as rejected); every other
                 blames the detector (counted as failed). Neither stops the worker.
         """
@@ -83,6 +84,7 @@ class FrameWorker(Generic[T, Result]):
         self._lock = threading.Lock()
         self._unfinished: list[Taken[T]] = []
         self._running = 0
+        self.untold = 0
         self._at_last: Callable[[], None] | None = None
 
     def start(self) -> None:
@@ -180,7 +182,11 @@ class FrameWorker(Generic[T, Result]):
 
     def _fail(self, taken: Taken[T], error: Exception) -> None:
         outcome = Outcome.REJECTED if isinstance(error, self._rejected_by) else Outcome.FAILED
-        self._on_error(taken.camera, outcome, error)
+        try:
+            self._on_error(taken.camera, outcome, error)
+        # Without memory nothing can be told; the thread is needed for the next frame all the same.
+        except Exception:
+            self.untold += 1
         self._finish(taken, outcome)
 
     def _finish(self, taken: Taken[T], outcome: Outcome) -> None:

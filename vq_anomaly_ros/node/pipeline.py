@@ -279,7 +279,12 @@ class Pipeline:
             return False
         more = f' ({held_back} more since the last message)' if held_back else ''
         topic = self._image_topic(camera)
-        getattr(self._node.get_logger(), level)(f'{topic}: {sentence}{more}')
+        text = f'{topic}: {sentence}{more}'
+        # Two lines of code: rclpy raises where one of them changes its level.
+        if level == 'error':
+            self._node.get_logger().error(text)
+        else:
+            self._node.get_logger().warning(text)
         return True
 
     def _on_bad_frame(self, camera: str, outcome: Outcome, error: Exception) -> None:

@@ -81,6 +81,14 @@ class Child:
         with _signals_deferred():
             self._end()
 
+    def stop(self) -> None:
+        """Let it stand still (SIGSTOP) until `go_on`, or its end."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it run again."""
+        self._process.send_signal(signal.SIGCONT)
+
     def said(self, text: str) -> bool:
         """Return whether the process has printed `text`."""
         return text in self.log.read_text(errors='replace')
@@ -122,6 +130,7 @@ class Child:
             )
 
     def _end(self) -> None:
+        self.go_on()
         for number, seconds in _PATIENCE:
             if self._process.poll() is not None:
                 return

@@ -34,9 +34,10 @@ from vq_anomaly_ros.replay.processes import ProcessError
 from vq_anomaly_ros.replay.sample_drive import render_drive
 from vq_anomaly_ros.timing import in_turns
 from vq_anomaly_ros.trials import bench_picture
-from vq_anomaly_ros.trials.bench_cameras import Load, Stage, first_result, under_load
+from vq_anomaly_ros.trials.bench_cameras import first_result, under_load
 from vq_anomaly_ros.trials.bench_ways import engine_ways, ways_of
 from vq_anomaly_ros.trials.peer import TrialError, own_domain
+from vq_anomaly_ros.trials.stage import Load, Stage
 
 FILE, PICTURE = 'bench.json', 'bench.svg'
 KEPT = Path(__file__).resolve().parents[2] / 'docs' / 'benchmarks'

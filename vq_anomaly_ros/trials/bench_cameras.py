@@ -9,69 +9,21 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rclpy.context import Context
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from vq_anomaly_ros.node.messages import image_message
-from vq_anomaly_ros.replay.processes import start_child
-from vq_anomaly_ros.trials.detector_process import DetectorProcess, Status, counts_of
-from vq_anomaly_ros.trials.peer import PATIENCE, Peer, expect
+from vq_anomaly_ros.trials.detector_process import Status, counts_of
+from vq_anomaly_ros.trials.peer import PATIENCE, expect
+from vq_anomaly_ros.trials.stage import Load, Stage
 
-SENDER = 'vq_anomaly_ros.node.transport'
 # Until the sender's pictures and the node's answers have found their pace.
 _START = 3.0
 _PERIOD = 1 / 30
 CAMERA = '/front'
-
-
-@dataclass(frozen=True)
-class Load:
-    """Cameras, their pictures' size (h, w), their rate in Hz, and what the node answers with."""
-
-    cameras: int
-    size: tuple[int, int]
-    rate: float
-    output_size: str = 'network'
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Where the processes meet: a context of rclpy, their environment, a folder for their logs.
-
-    picture: file of what the cameras send.
-    """
-
-    context: Context
-    environment: Mapping[str, str]
-    folder: Path
-    picture: Path
-
-    def peer(self, stack: ExitStack) -> Peer:
-        """A peer that goes with the stack."""
-        peer = Peer(self.context)
-        stack.callback(peer.close)
-        return peer
-
-    def node(self, stack: ExitStack, peer: Peer, **parameters: Any) -> DetectorProcess:
-        """Start the node; it ends with the stack."""
-        return DetectorProcess(stack, peer, self.environment, self.folder, **parameters)
-
-    def send(self, stack: ExitStack, load: Load, seconds: float) -> None:
-        """Start the sender; it ends with the stack."""
-        height, width = load.size
-        values = {
-            'cameras': load.cameras, 'rate': load.rate, 'seconds': seconds, 'width': width,
-            'height': height, 'picture': self.picture,
-        }  # fmt: skip
-        arguments = [word for name, value in values.items() for word in (f'--{name}', str(value))]
-        log = self.folder / f'sender_{len(list(self.folder.iterdir()))}.txt'
-        start_child(stack, SENDER, ['send', *arguments], self.environment, log)
 
 
 def streams(classes: bool) -> list[str]:

@@ -15,10 +15,17 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
+from vq_anomaly_ros.node.transport import VARIABLES
 from vq_anomaly_ros.replay.demo import child_environment
 
 # Against hanging only: a loaded machine may take its time.
 PATIENCE = 90.0
+# With the range LOCALHOST, rmw_fastrtps takes shared memory whatever else is said.
+_BY_UDP = {
+    'FASTDDS_BUILTIN_TRANSPORTS': 'UDPv4',
+    'ROS_AUTOMATIC_DISCOVERY_RANGE': 'SUBNET',
+    'ROS_STATIC_PEERS': '127.0.0.1',
+}
 # A writer knows its reader a little before the reader knows the writer.
 _SETTLE = 0.3
 
@@ -96,10 +103,19 @@ class Peer:
 
 
 @contextmanager
-def own_domain() -> Iterator[tuple[Peer, Mapping[str, str]]]:
-    """Give a peer in a domain of its own, and the environment of the processes that it meets."""
+def own_domain(by_udp: bool = False) -> Iterator[tuple[Peer, Mapping[str, str]]]:
+    """Give a peer in a domain of its own, and the environment of the processes that it meets.
+
+    by_udp: without shared memory, and thus for small messages only; in a process that has not met
+    anybody before, for Fast DDS reads its settings once.
+    """
     environment = child_environment()
+    if by_udp:
+        environment.update(_BY_UDP)
+        for name in VARIABLES:
+            environment.pop(name, None)
     before = dict(os.environ)
+    os.environ.clear()
     os.environ.update(environment)
     context = Context()
     rclpy.init(context=context, domain_id=int(environment['ROS_DOMAIN_ID']))

@@ -1,0 +1,141 @@
+"""lifecycle_trial: configure, activate, deactivate, clean up, again and again while cameras send.
+
+Memory, threads and descriptors after the first tenth of the cycles are compared with those after
+the last one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rich.console import Console
+
+from vq_anomaly_ros.replay.files import OutputError, write_text
+from vq_anomaly_ros.replay.interruption import interruptible
+from vq_anomaly_ros.replay.processes import ProcessError
+from vq_anomaly_ros.replay.progress import progress_bar
+from vq_anomaly_ros.trials.bench import machine_kind
+from vq_anomaly_ros.trials.camera import Camera
+from vq_anomaly_ros.trials.detector_process import Usage
+from vq_anomaly_ros.trials.harness import CAMERAS
+from vq_anomaly_ros.trials.moody_model import BACKEND, write_moody_model
+from vq_anomaly_ros.trials.peer import Peer, TrialError, expect, own_domain
+from vq_anomaly_ros.trials.stage import Stage
+
+MOST_GROWTH_MB = 5.0
+_CYCLE = (
+    Transition.TRANSITION_CONFIGURE,
+    Transition.TRANSITION_ACTIVATE,
+    Transition.TRANSITION_DEACTIVATE,
+    Transition.TRANSITION_CLEANUP,
+)
+_RATE = 20.0
+
+
+def cycle(
+    stage: Stage, cycles: int, console: Console, model: str = '', backend: str = BACKEND
+) -> dict[str, Any]:
+    """Run so many cycles; returns what the process took before and after.
+
+    model: name or path; '' for the small one of the trials. Raises TrialError where a transition
+    fails or a camera is not answered at the end, ProcessError where the node ends.
+    """
+    path = model or str(write_moody_model(stage.folder / 'moody.onnx'))
+    with ExitStack() as stack:
+        peer = stage.peer(stack)
+        values = {'model': path, 'backend': backend, 'autostart': False, 'cameras': list(CAMERAS)}
+        node = stage.node(stack, peer, **values)
+        cameras = [Camera(peer, name) for name in CAMERAS]
+        for camera in cameras:
+            stack.enter_context(camera.streaming(_RATE))
+        taken: list[Usage] = []
+        warm = max(1, cycles // 10)
+        with progress_bar(console) as progress:
+            for number in progress.track(range(warm + cycles), description='lifecycle'):
+                for transition in _CYCLE:
+                    change_state(peer, transition)
+                if number >= warm - 1:
+                    taken.append(node.usage())
+        for transition in _CYCLE[:2]:
+            change_state(peer, transition)
+        for camera in cameras:
+            camera.expect_answer('after the last cycle')
+        expect('Traceback' not in node.output, f'a traceback in the log:\n{node.output}')
+        first, last = taken[0], taken[-1]
+        return {
+            'cycles': cycles,
+            'backend': backend,
+            'model': Path(path).stem,
+            'frames_sent': sum(camera.sent for camera in cameras),
+            'rss_mb': [round(first.rss_mb, 1), round(last.rss_mb, 1)],
+            'rss_growth_mb': round(last.rss_mb - first.rss_mb, 1),
+            'threads': [first.threads, last.threads],
+            'descriptors': [first.descriptors, last.descriptors],
+        }
+
+
+def change_state(peer: Peer, transition: int) -> None:
+    """Ask the node for a transition; TrialError where it fails."""
+    service = '/anomaly_detector/change_state'
+    done = peer.call(ChangeState, service, transition=Transition(id=transition))
+    expect(done.success, f'the transition {transition} failed')
+
+
+def problems(row: dict[str, Any]) -> list[str]:
+    """Say what of a row is not as it should be."""
+    found = []
+    if row['rss_growth_mb'] >= MOST_GROWTH_MB:
+        found.append(f'memory grew by {row["rss_growth_mb"]} MB')
+    for name in ('threads', 'descriptors'):
+        before, after = row[name]
+        if after > before:
+            found.append(f'{name}: {before} before, {after} after')
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the cycles; returns 0 where nothing grew, 1 where it did or a cycle failed."""
+    parser = argparse.ArgumentParser('lifecycle_trial', description=__doc__)
+    add = parser.add_argument
+    add('--cycles', type=int, default=1000, help='beside a tenth to warm up')
+    add('--model', default='', help='name or path; by default a small one of its own')
+    add('--backend', default=BACKEND, help='of the node')
+    add('--json', type=Path, help='write the row there')
+    options = parser.parse_args(arguments)
+    if options.cycles < 1:
+        parser.error('--cycles: give 1 or more')
+    console = Console()
+    try:
+        with (
+            interruptible(),
+            tempfile.TemporaryDirectory(prefix='lifecycle.') as folder,
+            own_domain() as (peer, environment),
+        ):
+            stage = Stage(peer.node.context, environment, Path(folder))
+            row = cycle(stage, options.cycles, console, options.model, options.backend)
+        if options.json is not None:
+            told = {'machine': machine_kind(), 'lifecycle': row}
+            write_text(options.json, json.dumps(told, indent=1) + '\n')
+    except (TrialError, ProcessError, OutputError) as error:
+        print(f'lifecycle_trial: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('lifecycle_trial: interrupted; nothing was written', file=sys.stderr)
+        return 130
+    console.print(row)
+    for problem in problems(row):
+        print(f'lifecycle_trial: {problem}', file=sys.stderr)
+    return int(bool(problems(row)))
+
+
+if __name__ == '__main__':
+    sys.exit(main())
