@@ -44,3 +44,24 @@ def condensed_bank_loss(
     total = torch.logsumexp(log_counts, dim=0)
     rest = torch.logsumexp(centres + log_counts, dim=-1) + math.log(negatives) - total
     return torch.logaddexp(positive, rest) - positive
+
+
+def excess_bank_loss(
+    positive: Tensor, centres: Tensor, log_counts: Tensor, negatives: int
+) -> Tensor:
+    """`condensed_bank_loss` minus what its context would lead to expect: ours.
+
+    The loss of a patch of which the bank holds many alike (plain background) is high however well
+    it was predicted, log(1 + N share). So the mean of the losses that the patches of the bank would
+    have there is taken off, each weighted with the probability that the context gives it,
+    q_b = exp f_b / sum exp f: surprise minus its expectation. About 0 for a patch as predicted.
+    """
+    total = torch.logsumexp(log_counts, dim=0)
+    weighted = centres + log_counts
+    every = torch.logsumexp(weighted, dim=-1, keepdim=True)
+    rest = every + math.log(negatives) - total
+    expected = (torch.softmax(weighted, dim=-1) * (torch.logaddexp(centres, rest) - centres)).sum(
+        dim=-1
+    )
+    rest = rest.squeeze(-1)
+    return torch.logaddexp(positive, rest) - positive - expected

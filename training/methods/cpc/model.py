@@ -18,6 +18,13 @@ def centred(patches: Tensor) -> Tensor:
     return patches - patches.mean(dim=(1, 2, 3), keepdim=True)
 
 
+def relit(patches: Tensor, deviation: float) -> Tensor:
+    """Patches [B, C, s, s], each with its own random light and contrast, as CPC v2 trains."""
+    shape = (len(patches), 1, 1, 1)
+    contrast = torch.exp(deviation * torch.randn(shape, device=patches.device))
+    return contrast * patches + 2 * deviation * torch.randn(shape, device=patches.device)
+
+
 def patch_grid(pictures: Tensor, size: int, stride: int) -> Tensor:
     """Overlapping patches: float [B, C, H, W] -> [B, rows, columns, C, size, size].
 
@@ -119,9 +126,11 @@ class CpcNet(nn.Module):
         context: bool = False,
         norm: bool = False,
         centre: bool = False,
+        temperature: float = 0.0,
     ) -> None:
         super().__init__()
         self.patch, self.stride, self.centre = patch, stride, centre
+        self.temperature = temperature
         self.encoder = PatchEncoder(widths, stem_stride, norm)
         dimension = widths[-1]
         self.dimension = dimension
@@ -134,12 +143,16 @@ class CpcNet(nn.Module):
         shape = (directions, steps, dimension, dimension)
         self.predict = nn.Parameter(torch.randn(shape) * scale / dimension**0.5)
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, pictures: Tensor, light: float = 0.0) -> Tensor:
         """Float [B, 3, H, W] -> z, [B, D, rows, columns]."""
         cut = patch_grid(pictures, self.patch, self.stride)
         batch, rows, columns = cut.shape[:3]
         patches = cut.flatten(0, 2)
+        if light:
+            patches = relit(patches, light)
         z = self.encoder(centred(patches) if self.centre else patches)
+        if self.temperature:
+            z = F.normalize(z, dim=1)
         return z.view(batch, rows, columns, -1).permute(0, 3, 1, 2)
 
     def predictions(self, z: Tensor) -> list[tuple[int, int, Tensor, Tensor]]:
@@ -158,6 +171,8 @@ class CpcNet(nn.Module):
                     break
                 seen = context[:, :, : rows - distance]
                 said = torch.einsum('de,berc->bdrc', self.predict[number, step], seen)
+                if self.temperature:
+                    said = F.normalize(said, dim=1) / self.temperature
                 found.append((number, step, said, grid[:, :, distance:]))
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import cv2
 import lightning
@@ -36,6 +36,7 @@ class Config:
     crop: Sequence[int] = (256, 256)
     flip: bool = False  # mirror half of the crops
     colour: float = 0.1  # deviation of a crop's light and contrast
+    camera: float = 0.0  # strength, 0..1, of states of a camera that crops are given
 
     patch: int = 64
     stride: int = 32
@@ -47,6 +48,8 @@ class Config:
     context: bool = False  # gated PixelCNN over the rows before
     batch_norm: bool = False  # for the check that it cheats
     centre: bool = False  # patches without their mean light, where light says nothing
+    temperature: float = 0.0  # of cosine similarities; 0 = plain products, as the parent
+    patch_light: float = 0.0  # deviation of each patch's own light and contrast in training
     negatives: int = 16  # drawn with replacement from the patches of the batch
     bank_pictures: int = 100  # whose patches are the bank at test, evenly chosen; 0 = all
     bank_centres: int = 512  # that the bank is condensed to
@@ -55,6 +58,7 @@ class Config:
     batch_size: int = 8
     devices: int = 0
     learning_rate: float = 2e-4
+    one_cycle: bool = False  # rate rises over the first 15 % and falls to 0; else it is constant
     average_weights: float = 0.0
     start_from: str = ''
     precision: str = 'auto'
@@ -89,7 +93,32 @@ class Crops(Dataset[Image]):
             contrast = np.exp(rng.normal(0.0, config.colour))
             light = 255.0 * rng.normal(0.0, config.colour)
             crop = np.clip((crop - 127.5) * contrast + 127.5 + light, 0, 255)
+        if config.camera:
+            crop = as_seen_by_a_camera(crop, config.camera, rng)
         return np.ascontiguousarray(crop, np.uint8)
+
+
+def as_seen_by_a_camera(
+    crop: NDArray[Any], strength: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """A crop [h, w, 3], 0..255, in a random state of the camera: blur, light, colour, noise; ours.
+
+    Each state in about half of the crops. All patches of a crop share it, so it can be predicted
+    and tells crops apart: the encoder learns to see it, and at test it is unlike the bank's.
+    """
+    seen = np.asarray(crop, np.float32)
+    chosen = rng.random(4) < 0.5
+    if chosen[0]:
+        seen = cv2.GaussianBlur(seen, (0, 0), max(0.1, 2.0 * strength * rng.random()))
+    if chosen[1]:
+        contrast, light = np.exp(rng.normal(0, 0.3 * strength)), rng.normal(0, 38.0 * strength)
+        seen = (seen - 127.5) * contrast + 127.5 + light
+    if chosen[2]:
+        seen = seen * np.exp(rng.normal(0, 0.2 * strength, 3))
+    if chosen[3]:
+        noise = rng.standard_normal(seen.shape, dtype=np.float32)
+        seen = seen + 20.0 * strength * rng.random() * noise
+    return np.asarray(np.clip(seen, 0, 255), np.float32)
 
 
 class CpcData(lightning.LightningDataModule):
@@ -156,6 +185,7 @@ class CpcTask(lightning.LightningModule):
             config.context,
             config.batch_norm,
             config.centre,
+            config.temperature,
         )
 
     def on_train_batch_start(self, batch: Tensor, index: int) -> None:
@@ -164,7 +194,7 @@ class CpcTask(lightning.LightningModule):
 
     def training_step(self, batch: Tensor, index: int) -> Tensor:
         """One batch of crops, uint8 [B, h, w, 3] -> the loss."""
-        z = self.net.encode(normalised(batch)).float()
+        z = self.net.encode(normalised(batch), self.config.patch_light).float()
         loss = torch.stack(
             [self._loss(said.float(), target, z) for _, _, said, target in self.net.predictions(z)]
         ).mean()
@@ -185,5 +215,11 @@ class CpcTask(lightning.LightningModule):
         return info_nce(positive.flatten(), products.gather(1, chosen)).mean()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam with the parent's constant rate."""
-        return torch.optim.Adam(self.parameters(), lr=self.config.learning_rate)
+        """Adam with the parent's constant rate, or with one cycle of it, for short trainings."""
+        rate = self.config.learning_rate
+        adam = torch.optim.Adam(self.parameters(), lr=rate)
+        if not self.config.one_cycle:
+            return adam
+        steps = int(self.trainer.estimated_stepping_batches)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(adam, rate, steps + 1, pct_start=0.15)
+        return {'optimizer': adam, 'lr_scheduler': {'scheduler': cycle, 'interval': 'step'}}
