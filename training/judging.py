@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ from vq_anomaly_ros.replay.files import write_text
 
 Figures = dict[str, Any]
 _FIGURES = 'figures.json'  # of a finished run
+_FOLDERS = {
+    'data': 'folder of the data sets',
+    'pasted': 'folder that training.pasted made',
+}
 AnomalyScores = Callable[[Tensor], Mapping[str, Tensor]]
 ClassScores = Callable[[Tensor], Tensor]
 
@@ -123,14 +127,17 @@ class Study:
     """Rows that are trained and judged with several seeds, and the table of them.
 
     name: of the module training.NAME, of the JSON and of the markers in a page; measure: row, seed,
-    data, pasted, runs -> figures; lines: of a row's own table, printed when it ends (default: all).
+    the folders of `folders`, runs -> figures; lines: of a row's own table, printed when it ends
+    (default: all); folders: what the command is given besides --out, by name and description.
     """
 
     name: str
     rows: Sequence[str]
-    measure: Callable[[str, int, Path, Path, Path], Figures]
+    measure: Callable[..., Figures]
     markdown: Callable[[Sequence[Figures]], str]
     lines: int | None = None
+    folders: Mapping[str, str] = field(default_factory=lambda: dict(_FOLDERS))
+    seeds: Sequence[int] = (0, 1, 2)
 
     def run(self, description: str | None, argv: Sequence[str] | None) -> int:
         """Command line; returns the exit code."""
@@ -142,7 +149,8 @@ class Study:
                 for name in options.rows:
                     if options.finished and not _figures(run_folder(options.out, name, seed)):
                         continue
-                    rows.append(self.measure(name, seed, options.data, options.pasted, options.out))
+                    given = [getattr(options, folder) for folder in self.folders]
+                    rows.append(self.measure(name, seed, *given, options.out))
                     own = self.markdown(rows[-1:]).splitlines()[2:][: self.lines]
                     print('\n'.join(own), flush=True)
             if not rows:
@@ -173,13 +181,13 @@ class Study:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add, known = parser.add_argument, list(self.rows)
-        add('--data', type=Path, required=True, help='folder of the data sets')
-        add('--pasted', type=Path, required=True, help='folder that training.pasted made')
+        for folder, meaning in self.folders.items():
+            add(f'--{folder}', type=Path, required=True, help=meaning)
         add('--out', type=Path, required=True, help='folder of the runs')
         add(
             '--rows', nargs='+', choices=known, default=known, metavar='NAME', help=', '.join(known)
         )
-        add('--seeds', nargs='+', type=int, default=[0, 1, 2])
+        add('--seeds', nargs='+', type=int, default=list(self.seeds))
         add('--finished', action='store_true', help='train nothing: a table of what --out has')
         add('--json', type=Path, metavar='F', help='write the rows there, too')
         add('--page', type=Path, metavar='P', help='page whose table between markers is replaced')

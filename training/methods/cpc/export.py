@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import torch
 from rich.progress import track
+from torch import Tensor
 
 from training.exporting import (
     Exported,
@@ -22,14 +23,22 @@ from training.exporting import (
     terms,
     trained_state,
 )
-from training.graph import to_onnx, with_half_weights
-from training.methods.cpc.scorer import MAP_STRIDE, CpcScorer, condensed, grids_of, patches_of
+from training.graph import ExportError, to_onnx, with_half_weights
+from training.methods.cpc.scorer import (
+    MAP_STRIDE,
+    CpcScorer,
+    FrameTerm,
+    condensed,
+    grids_of,
+    patches_of,
+)
 from training.methods.cpc.task import Config, CpcTask, read_pictures
 from vq_anomaly_ros.detection.model_file import ModelInfo
 
 OUTPUTS = ('score',)
-# The score ends at so many times the highest loss of a patch of the bank's pictures.
+# The score ends at so many times the highest score of a patch of the bank's pictures.
 _HEADROOM = 4.0
+_FEWEST = 8  # pictures that say what is typical
 
 
 def load_task(run: Path, config: Config) -> CpcTask:
@@ -40,16 +49,43 @@ def load_task(run: Path, config: Config) -> CpcTask:
 
 
 def scorer_of(task: CpcTask, pictures: Sequence[Image]) -> CpcScorer:
-    """The scorer of a trained network with the bank of `pictures`, uint8 RGB [h, w, 3] each."""
+    """The scorer of a trained network with the bank of `pictures`, uint8 RGB [h, w, 3] each.
+
+    ExportError where the term of the picture is asked for and cannot be had.
+    """
     config = task.config
     every = max(1, round(len(pictures) / config.bank_pictures)) if config.bank_pictures else 1
     grids = grids_of(task.net, track(pictures[::every], 'collecting the bank'))
     centres, log_counts = condensed(patches_of(grids), config.bank_centres, config.seed)
-    scorer = CpcScorer(task.net, centres, log_counts, config.negatives, most=float('inf')).eval()
+    frame = _frame_term(task, centres, log_counts, grids) if config.frame_term else None
+    scorer = CpcScorer(
+        task.net, centres, log_counts, config.negatives, float('inf'), -float('inf'),
+        excess=config.excess, frame=frame,
+    ).eval()  # fmt: skip
     with torch.inference_mode():
-        highest = max(float(scorer.grid_losses(grid).max()) for grid in grids)
-    scorer.most = round(max(1.0, _HEADROOM * highest), 3)
+        scores = [scorer.grid_scores(grid) for grid in grids]
+    scorer.most = round(max(1.0, _HEADROOM * max(float(one.max()) for one in scores)), 3)
+    lowest = min(float(one.min()) for one in scores)
+    scorer.least = round(min(0.0, _HEADROOM * lowest), 3)
     return scorer
+
+
+def _frame_term(
+    task: CpcTask, centres: Tensor, log_counts: Tensor, grids: Sequence[Tensor]
+) -> FrameTerm:
+    if task.config.context:
+        raise ExportError(
+            'frame_term: the contexts of a bank are those of single patches; use context=False'
+        )
+    if len(grids) < _FEWEST:
+        raise ExportError(
+            f'frame_term: {len(grids)} pictures do not say what is typical; train on {_FEWEST} '
+            'or more, or use frame_term=False'
+        )
+    frame = FrameTerm(task.net, centres, log_counts)
+    with torch.inference_mode():
+        frame.learn(torch.cat([frame.profile(grid) for grid in grids]))
+    return frame
 
 
 def describe(config: Config, scorer: CpcScorer) -> ModelInfo:
@@ -66,8 +102,10 @@ def describe(config: Config, scorer: CpcScorer) -> ModelInfo:
         score_kind=(
             f'InfoNCE loss of patches of {config.patch} against {patches} normal ones in '
             f'{len(scorer.centres)} centres'
+            + (', beyond its expectation' if config.excess else '')
+            + (', plus how untypical the picture is' if config.frame_term else '')
         ),
-        score_range=(0.0, scorer.most),
+        score_range=(scorer.least, scorer.most),
         codevectors_per_class=0,
         calibration=None,
         training_data=tuple(config.datasets),

@@ -65,3 +65,16 @@ def excess_bank_loss(
     )
     rest = rest.squeeze(-1)
     return torch.logaddexp(positive, rest) - positive - expected
+
+
+def borrowed_loss(products: Tensor, normalisers: Tensor, log_counts: Tensor) -> Tensor:
+    """The loss of a patch if contexts of the bank had predicted it: ours.
+
+    -log mean_b exp(f_b - log Z_b), a soft minimum over normal contexts of the patch's InfoNCE loss
+    without its own context, which may be as faulty as the patch (fog lies over both).
+    products: f_b, [..., K], of the patch with what each context predicts; normalisers: log Z_b,
+    [K], log of the mean over the bank of exp f of what b predicts; log_counts: [K], of how many
+    patches a centre stands for. Deterministic; about 0 for normal patches.
+    """
+    total = torch.logsumexp(log_counts, dim=0)
+    return total - torch.logsumexp(products - normalisers + log_counts, dim=-1)

@@ -18,13 +18,6 @@ def centred(patches: Tensor) -> Tensor:
     return patches - patches.mean(dim=(1, 2, 3), keepdim=True)
 
 
-def relit(patches: Tensor, deviation: float) -> Tensor:
-    """Patches [B, C, s, s], each with its own random light and contrast, as CPC v2 trains."""
-    shape = (len(patches), 1, 1, 1)
-    contrast = torch.exp(deviation * torch.randn(shape, device=patches.device))
-    return contrast * patches + 2 * deviation * torch.randn(shape, device=patches.device)
-
-
 def patch_grid(pictures: Tensor, size: int, stride: int) -> Tensor:
     """Overlapping patches: float [B, C, H, W] -> [B, rows, columns, C, size, size].
 
@@ -80,6 +73,13 @@ class PatchEncoder(nn.Module):
                 inputs = width
         self.blocks = nn.Sequential(*blocks)
 
+    def freeze(self) -> None:
+        """Stay as drawn at random, the blocks that begin as their skip alone drawn, too."""
+        for block in self.blocks:
+            if isinstance(block, PreActivationBlock):
+                block.second.reset_parameters()
+        self.requires_grad_(False)
+
     def forward(self, patches: Tensor) -> Tensor:
         """Float [B, 3, s, s] -> [B, D]."""
         return F.relu(self.blocks(self.stem(patches))).mean(dim=(2, 3))
@@ -126,11 +126,9 @@ class CpcNet(nn.Module):
         context: bool = False,
         norm: bool = False,
         centre: bool = False,
-        temperature: float = 0.0,
     ) -> None:
         super().__init__()
         self.patch, self.stride, self.centre = patch, stride, centre
-        self.temperature = temperature
         self.encoder = PatchEncoder(widths, stem_stride, norm)
         dimension = widths[-1]
         self.dimension = dimension
@@ -143,16 +141,12 @@ class CpcNet(nn.Module):
         shape = (directions, steps, dimension, dimension)
         self.predict = nn.Parameter(torch.randn(shape) * scale / dimension**0.5)
 
-    def encode(self, pictures: Tensor, light: float = 0.0) -> Tensor:
+    def encode(self, pictures: Tensor) -> Tensor:
         """Float [B, 3, H, W] -> z, [B, D, rows, columns]."""
         cut = patch_grid(pictures, self.patch, self.stride)
         batch, rows, columns = cut.shape[:3]
         patches = cut.flatten(0, 2)
-        if light:
-            patches = relit(patches, light)
         z = self.encoder(centred(patches) if self.centre else patches)
-        if self.temperature:
-            z = F.normalize(z, dim=1)
         return z.view(batch, rows, columns, -1).permute(0, 3, 1, 2)
 
     def predictions(self, z: Tensor) -> list[tuple[int, int, Tensor, Tensor]]:
@@ -171,8 +165,6 @@ class CpcNet(nn.Module):
                     break
                 seen = context[:, :, : rows - distance]
                 said = torch.einsum('de,berc->bdrc', self.predict[number, step], seen)
-                if self.temperature:
-                    said = F.normalize(said, dim=1) / self.temperature
                 found.append((number, step, said, grid[:, :, distance:]))
         return found
 

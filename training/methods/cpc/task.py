@@ -47,10 +47,11 @@ class Config:
     skip: int = 1
     context: bool = False  # gated PixelCNN over the rows before
     batch_norm: bool = False  # for the check that it cheats
+    random_encoder: bool = False  # stays as it was drawn: the control
     centre: bool = False  # patches without their mean light, where light says nothing
-    temperature: float = 0.0  # of cosine similarities; 0 = plain products, as the parent
-    patch_light: float = 0.0  # deviation of each patch's own light and contrast in training
     negatives: int = 16  # drawn with replacement from the patches of the batch
+    excess: bool = False  # score: the loss beyond its expectation under the model's own prediction
+    frame_term: bool = False  # score: plus how untypical the losses of the whole picture are
     bank_pictures: int = 100  # whose patches are the bank at test, evenly chosen; 0 = all
     bank_centres: int = 512  # that the bank is condensed to
 
@@ -86,7 +87,7 @@ class Crops(Dataset[Image]):
         height, width = config.crop
         top = int(rng.integers(0, picture.shape[0] - height + 1))
         left = int(rng.integers(0, picture.shape[1] - width + 1))
-        crop = picture[top : top + height, left : left + width]
+        crop: NDArray[Any] = picture[top : top + height, left : left + width]
         if config.flip and rng.random() < 0.5:
             crop = crop[:, ::-1]
         if config.colour:
@@ -185,8 +186,9 @@ class CpcTask(lightning.LightningModule):
             config.context,
             config.batch_norm,
             config.centre,
-            config.temperature,
         )
+        if config.random_encoder:
+            self.net.encoder.freeze()
 
     def on_train_batch_start(self, batch: Tensor, index: int) -> None:
         """Seed each step by its number, so that a run that was killed draws the same negatives."""
@@ -194,7 +196,7 @@ class CpcTask(lightning.LightningModule):
 
     def training_step(self, batch: Tensor, index: int) -> Tensor:
         """One batch of crops, uint8 [B, h, w, 3] -> the loss."""
-        z = self.net.encode(normalised(batch), self.config.patch_light).float()
+        z = self.net.encode(normalised(batch)).float()
         loss = torch.stack(
             [self._loss(said.float(), target, z) for _, _, said, target in self.net.predictions(z)]
         ).mean()
