@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ import torch
 
 from training.backbones import BackboneError
 from training.card import CardError, with_table
-from training.ccl_judging import Curve, Tested, brightness_auroc, judge, tested
+from training.ccl_judging import Curve, Tested, brightness_auroc, judge, judge_neighbours, tested
 from training.ccl_tables import markdown
 from training.data.folders import FolderError, read_mvtec_category
 from training.exporting import commit
@@ -31,6 +32,9 @@ from training.judging import Figures, kept_figures, run_folder
 from training.methods.ccl.export import load_task
 from training.methods.ccl.task import Config
 from training.train import keep_freed_memory, train
+from vq_anomaly_ros.machine import cpu_name
+from vq_anomaly_ros.replay import bags
+from vq_anomaly_ros.replay.demo import DRIVE, TOPIC
 from vq_anomaly_ros.replay.files import write_text
 from vq_anomaly_ros.replay.interruption import interruptible
 
@@ -38,6 +42,7 @@ NAME = 'ccl_industrial'
 CATEGORIES = ('industrial/screw', 'industrial/magnetic_tile', 'industrial/fibre_mat')
 STEPS = 243  # of every run, whatever its pictures: three passes over all three categories
 SCHEDULE = Config(name='ccl-industrial', datasets=CATEGORIES, batch_size=12)
+NEIGHBOURS = 'nearest neighbours'
 CURVES = ('control', 'CCL')  # rows whose epochs are judged
 
 OFF: dict[str, Any] = {'local_weight': 0.0, 'global_weight': 0.0}
@@ -54,6 +59,7 @@ def _alone(name: str) -> dict[str, Any]:
 
 # What differs from the schedule, which is CCL in full by true categories.
 ROWS: dict[str, dict[str, Any]] = {
+    NEIGHBOURS: {},  # in one bank of all categories; nothing is trained
     'RD': BARE,
     'RD + projection': {**OFF, 'noise': 0.0},
     'control': OFF,
@@ -91,15 +97,22 @@ def measure(row: str, seed: int, data: Path, runs: Path, tests: Mapping[str, Tes
 
     def make() -> Figures:
         config = schedule(row, seed, data, runs / 'features')
+        if row == NEIGHBOURS:
+            return _about(config, 0) | judge_neighbours(config, data, tests)
         known = {name: one for name, one in tests.items() if name in config.datasets}
         curve = Curve(known)
         train(config, data, run, progress=False, callbacks=[curve] if row in CURVES else [])
         found = judge(load_task(run, config), data, tests)
-        budget = {'epochs': config.epochs, 'batch': config.batch_size}
-        kept = {'commit': commit(), 'teacher': config.teacher, 'strides': list(config.strides)}
-        return {**kept, 'budget': budget, 'curve': curve.found, **found}
+        return {**_about(config, config.epochs), 'curve': curve.found, **found}
 
     return {'row': row, 'seed': seed, **kept_figures(run, make)}
+
+
+def _about(config: Config, epochs: int) -> Figures:
+    """What a row's figures were made with."""
+    budget = {'epochs': epochs, 'batch': config.batch_size}
+    kept = {'commit': commit(), 'teacher': config.teacher, 'strides': list(config.strides)}
+    return {**kept, 'budget': budget}
 
 
 def rows_of(found: Figures) -> list[Figures]:
@@ -144,6 +157,26 @@ def study(found: Sequence[Figures], data: Path, speed: Figures | None) -> Figure
     return {'steps': STEPS, 'brightness': light, 'speed': speed, 'rows': rows, 'runs': runs}
 
 
+def speed_of(demo: Path) -> Figures:
+    """Frames a second of a model in the node, of the folder of a demo that sent more than it could.
+
+    `python -m vq_anomaly_ros.replay.demo --model M --size 256x256 --rate 30 --out DIR`
+    """
+    summary = json.loads((demo / 'summary.json').read_text())
+    rate = bags.frame_rate(demo / DRIVE, TOPIC)
+    answered = summary['frames'] - summary['frames_dropped']
+    return {
+        'sent': summary['frames'],
+        'answered': answered,
+        'sent_a_second': round(rate, 2),
+        'frames_per_second': round(rate * answered / summary['frames'], 2),
+        'latency_ms': summary['latency_ms'],
+        'cpu': cpu_name(),
+        'cores': os.cpu_count(),
+        'load': round(os.getloadavg()[0], 1),
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     options = _parser().parse_args(argv)
@@ -154,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = _finished_or_made(options)
             if not found:
                 raise FolderError(f'{options.out}: no row of these is finished there')
-            speed = json.loads(options.speed.read_text()) if options.speed else None
+            speed = speed_of(options.demo) if options.demo else None
             result = study(found, options.data, speed)
             _keep(found, result, options)
     except (BackboneError, CardError, ExportError, OSError, ValueError) as error:
@@ -215,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--rows', nargs='+', choices=known, default=known, metavar='NAME', help='; '.join(known))
     add('--seeds', nargs='+', type=int, default=[0, 1, 2])
     add('--finished', action='store_true', help='train nothing: tables of what --out has')
-    add('--speed', type=Path, metavar='F', help='what training.ccl_speed measured')
+    add('--demo', type=Path, metavar='DIR', help='what the demo made with a model, for its speed')
     add('--json', type=Path, metavar='F', help='write rows and runs there')
     add('--page', type=Path, metavar='P', help='page whose table between markers is replaced')
     add('--pictures', type=Path, metavar='DIR', help='folder of the two charts')

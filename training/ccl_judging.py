@@ -23,9 +23,16 @@ from training.data.folders import MvtecCategory, load_image, load_mask, read_mvt
 from training.judging import network_input
 from training.methods.ccl.data import KeptMaps, Pictures, read_pictures
 from training.methods.ccl.model import pooled
-from training.methods.ccl.scorer import MAP_STRIDE, CclScorer, class_centres, unlikeness
+from training.methods.ccl.scorer import (
+    MAP_STRIDE,
+    CclScorer,
+    class_centres,
+    smoothing_kernel,
+    unlikeness,
+)
 from training.methods.ccl.task import CclTask, Config
 from training.predictor import size_of, upsample
+from training.smoothing import smoothed
 from vq_anomaly_ros.metrics import IndustrialEvaluation
 
 _AT_ONCE = 16
@@ -89,6 +96,58 @@ def answers(scorer: CclScorer, maps: Sequence[Tensor], size: Sequence[int]) -> A
     ]
     features = F.normalize(torch.cat([found for _, found in parts]), dim=1)
     return Answers(torch.cat([score for score, _ in parts]).numpy(), features)
+
+
+def neighbour_bank(maps: Sequence[Tensor], size: int = 6000) -> list[Tensor]:
+    """Unit vectors [K, C] a scale, drawn from the teacher's maps [N, C, h, w] of pictures."""
+    generator = torch.Generator().manual_seed(0)
+    bank = []
+    for one in maps:
+        every = _local(one.float()).movedim(1, -1).flatten(0, 2)
+        bank.append(every[torch.randperm(len(every), generator=generator)[:size]])
+    return bank
+
+
+def neighbour_maps(bank: Sequence[Tensor], maps: Sequence[Tensor], size: Sequence[int]) -> Scores:
+    """Score maps without any training: 1 - cosine to the nearest of a bank, mean over scales.
+
+    As CclScorer's, [N, h / 4, w / 4]: what there is to be had from the teacher's maps alone.
+    """
+    large = (int(size[0]) // MAP_STRIDE, int(size[1]) // MAP_STRIDE)
+    found = []
+    for picture in zip(*maps, strict=True):
+        distances = []
+        for known, one in zip(bank, picture, strict=True):
+            here = _local(one[None].float())[0]
+            nearest = (known @ here.flatten(1)).amax(dim=0).view(1, 1, *here.shape[1:])
+            distances.append(F.interpolate(1.0 - nearest, size=large, mode='bilinear'))
+        found.append(smoothed(torch.stack(distances).mean(dim=0), smoothing_kernel())[0, 0])
+    return torch.stack(found).numpy()
+
+
+def _local(maps: Tensor) -> Tensor:
+    """Means of 3 x 3 positions [N, C, h, w], of length 1."""
+    return F.normalize(F.avg_pool2d(maps, 3, 1, 1), dim=1)
+
+
+@torch.inference_mode()
+def judge_neighbours(config: Config, data: Path, tests: Mapping[str, Tested]) -> dict[str, Any]:
+    """As `judge`, of nearest neighbours in one bank of all data sets."""
+    teacher = frozen_teacher(config.teacher, max(config.strides))
+    keep = KeptMaps(config, teacher)
+    kept = [[one[:, 0] for one in keep.of(some)] for some in read_pictures(config, data)]
+    bank = neighbour_bank([torch.cat(scale) for scale in zip(*kept, strict=True)])
+    return {
+        'categories': {
+            name: {
+                'images': len(one.category.test),
+                'metrics': defect_figures(
+                    neighbour_maps(bank, one.maps, config.input_size), one.category
+                ),
+            }
+            for name, one in tests.items()
+        }
+    }
 
 
 def image_auroc(maps: Scores, defective: NDArray[np.bool_]) -> float:

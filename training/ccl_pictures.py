@@ -44,11 +44,12 @@ def draw_confusion(found: Sequence[Figures], path: Path) -> None:
 
 def draw_curves(found: Sequence[Figures], path: Path) -> None:
     """Image AUROC by epoch, mean over the categories, a line a seed of control and CCL."""
+    shown = [one for one in found if one['row'] in _LINES]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.4), layout='constrained', dpi=110)
         axes = figure.subplots()
         for place, (row, line) in enumerate(_LINES.items()):
-            for number, one in enumerate(one for one in found if one['row'] == row):
+            for number, one in enumerate(one for one in shown if one['row'] == row):
                 epochs = [int(epoch) for epoch in one['curve']]
                 means = [100 * np.mean(list(values.values())) for values in one['curve'].values()]
                 label = row if not number else None
@@ -56,7 +57,7 @@ def draw_curves(found: Sequence[Figures], path: Path) -> None:
                     epochs, means, line, color=_COLOURS[place], marker=_SHAPES[place], label=label
                 )
         axes.set_xlabel('epoch')
-        axes.set_xticks(sorted({int(e) for one in found for e in one['curve']}))
+        axes.set_xticks(sorted({int(epoch) for one in shown for epoch in one['curve']}))
         axes.set_ylabel('image AUROC, % (mean of the categories)')
         if axes.lines:
             axes.legend(fontsize=9)

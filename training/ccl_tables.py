@@ -46,8 +46,10 @@ def _rows(found: Figures) -> list[str]:
         cells = [row, str(len(by_seed))]
         cells += [_of_category(by_seed, name) for name in categories]
         cells += [spread(means(by_seed, metric)) for metric in METRICS]
-        values = [one['v_measure'] for one in found['runs'] if one['row'] == row]
-        lines.append(_line([*cells, f'{np.mean(values):.3f}']))
+        values = [
+            one['v_measure'] for one in found['runs'] if one['row'] == row and 'v_measure' in one
+        ]
+        lines.append(_line([*cells, f'{np.mean(values):.3f}' if values else '–']))
     return lines
 
 
@@ -114,10 +116,11 @@ def _speed(found: Figures) -> list[str]:
     speed: Any = found['speed']
     if not speed:
         return []
-    height, width = speed['input_size']
     return [
-        f'{speed["frames_per_second"]:.1f} frames a second in the node at {width}x{height} '
-        f'({speed["threads"]} threads, {speed["backend"]}; {speed["cpu"]}).'
+        f'In the node: {speed["answered"]} of {speed["sent"]} frames of 256x256 answered that came '
+        f'at {speed["sent_a_second"]:g} Hz, {speed["frames_per_second"]:.1f} a second, '
+        f'p50 {speed["latency_ms"]["p50"]:.0f} ms ({speed["cores"]} cores, {speed["cpu"]}; '
+        f'load of the machine {speed["load"]:g}).'
     ]
 
 

@@ -14,14 +14,24 @@ from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
 from training import ccl_industrial
-from training.ccl_judging import confusion_figures, frame_figures, image_auroc
+from training.ccl_judging import (
+    confusion_figures,
+    frame_figures,
+    image_auroc,
+    neighbour_bank,
+    neighbour_maps,
+)
 from training.ccl_pictures import draw_confusion, draw_curves
 from training.ccl_tables import markdown
 from training.methods.ccl.task import Config, check_sizes
+from vq_anomaly_ros.replay import bags
+from vq_anomaly_ros.replay.demo import DRIVE, TOPIC
 
 
-def test_all_rows_are_runs_of_about_as_many_steps(tmp_path: Path) -> None:
+def test_rows_are_contrasted_where_their_names_say_so() -> None:
     for row, changes in ccl_industrial.ROWS.items():
+        if row == ccl_industrial.NEIGHBOURS:
+            continue
         config = dataclasses.replace(ccl_industrial.SCHEDULE, **changes)
         check_sizes(config)
         assert config.contrasted == ('CCL' in row or '+ local' in row or '+ global' in row)
@@ -45,6 +55,26 @@ def test_confusion_is_one_where_classes_are_apart_and_near_nothing_where_not() -
     assert confusion_figures(F.normalize(noise, dim=1), numbers)[0] < 0.2
 
 
+def test_neighbours_of_the_bank_itself_are_no_anomalies() -> None:
+    maps = [torch.randn(3, 5, 8, 8), torch.randn(3, 7, 4, 4)]
+    bank = neighbour_bank(maps, size=1000)
+    known = neighbour_maps(bank, maps, (64, 64))
+    other = neighbour_maps(bank, [-5 * one for one in maps], (64, 64))
+    assert known.shape == (3, 16, 16) and np.abs(known).max() < 1e-4 and other.mean() > 0.1
+
+
+def test_the_speed_is_that_of_the_frames_answered(tmp_path: Path) -> None:
+    summary = {'frames': 40, 'frames_dropped': 10, 'latency_ms': {'p50': 30.0}}
+    (tmp_path / 'summary.json').write_text(json.dumps(summary))
+    with bags.BagWriter(tmp_path / DRIVE) as writer:
+        for number in range(5):
+            grey = np.zeros((8, 8, 3), np.uint8)
+            writer.write_image(TOPIC, 10**9 + number * 50_000_000, grey, 'rgb8')
+    speed = ccl_industrial.speed_of(tmp_path)
+    assert speed['answered'] == 30 and speed['sent_a_second'] == pytest.approx(20.0)
+    assert speed['frames_per_second'] == pytest.approx(15.0)
+
+
 def test_a_picture_is_as_anomalous_as_its_highest_place() -> None:
     maps = np.random.default_rng(0).random((9, 4, 5)).astype(np.float32)
     defective = np.arange(9) % 2 > 0
@@ -59,6 +89,7 @@ def tiny_study(
     """The command on two categories, for control and CCL, with one of them left out."""
     runs = tmp_path_factory.mktemp('runs')
     rows = {
+        ccl_industrial.NEIGHBOURS: {},
         'control': {'local_weight': 0.0, 'global_weight': 0.0},
         'CCL': {},
         'CCL without nut': {'datasets': ('bolt',)},
@@ -85,10 +116,11 @@ def test_the_command_judges_every_category_and_can_be_run_again(tiny_study: Any)
     runs, found = tiny_study
     keys = [(row['model'], row['data']) for row in found['rows']]
     assert keys == [
+        ('nearest neighbours', 'bolt'), ('nearest neighbours', 'nut'),
         ('control', 'bolt'), ('control', 'nut'), ('CCL', 'bolt'), ('CCL', 'nut'),
         ('CCL without nut', 'bolt'),
     ]  # fmt: skip
-    assert all(row['provenance']['epochs'] == 2 for row in found['rows'][:4])
+    assert all(row['provenance']['epochs'] == 2 for row in found['rows'][2:6])
     assert [sorted(run['curve']) for run in found['runs'] if 'curve' in run] == [['1', '2']] * 2
     assert all(0 <= run['v_measure'] <= 1 for run in found['runs'] if 'v_measure' in run)
     assert '| CCL | 1 |' in markdown(found) and '| nut | 1 |' in markdown(found)

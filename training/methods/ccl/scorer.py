@@ -16,6 +16,11 @@ _SIGMA = 4.0  # pixels of the picture, of the Gaussian over the map
 SCORE_RANGE = (0.0, 2.0)  # of 1 - cosine
 
 
+def smoothing_kernel() -> Tensor:
+    """The Gaussian over a score map, [1, 1, k, k]."""
+    return gaussian(_SIGMA / MAP_STRIDE)
+
+
 class CclScorer(nn.Module):
     """uint8 RGB [N, H, W, 3] -> score [N, H / 4, W / 4]: 1 - cosine, mean over scales, smoothed."""
 
@@ -23,7 +28,7 @@ class CclScorer(nn.Module):
         super().__init__()
         self.net = net
         self.kernel: Tensor
-        self.register_buffer('kernel', gaussian(_SIGMA / MAP_STRIDE), persistent=False)
+        self.register_buffer('kernel', smoothing_kernel(), persistent=False)
 
     def of_maps(self, maps: Sequence[Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Score map of `size` and global feature [N, W], of the teacher's maps."""
