@@ -23,8 +23,16 @@ import torch
 
 from training.backbones import BackboneError
 from training.card import CardError, with_table
-from training.ccl_judging import Curve, Tested, brightness_auroc, judge, judge_neighbours, tested
+from training.ccl_judging import (
+    Curve,
+    Tested,
+    judge,
+    judge_neighbours,
+    pseudo_agreement,
+    tested,
+)
 from training.ccl_tables import markdown
+from training.cpc_judging import brightness_auroc
 from training.data.folders import FolderError, read_mvtec_category
 from training.exporting import commit
 from training.graph import ExportError
@@ -41,7 +49,7 @@ from vq_anomaly_ros.replay.interruption import interruptible
 NAME = 'ccl_industrial'
 CATEGORIES = ('industrial/screw', 'industrial/magnetic_tile', 'industrial/fibre_mat')
 STEPS = 243  # of every run, whatever its pictures: three passes over all three categories
-SCHEDULE = Config(name='ccl-industrial', datasets=CATEGORIES, batch_size=12)
+SCHEDULE = Config(name='ccl-industrial', datasets=CATEGORIES, batch_size=12, widest=256)
 NEIGHBOURS = 'nearest neighbours'
 CURVES = ('control', 'CCL')  # rows whose epochs are judged
 
@@ -66,6 +74,7 @@ ROWS: dict[str, dict[str, Any]] = {
     'control + local': {'global_weight': 0.0},
     'control + global': {'local_weight': 0.0},
     'CCL': {},
+    'CCL, widest 128': {'widest': 128},
     'CCL, pseudo-classes': {'labels': 'pseudo'},
     'CCL, random labels': {'labels': 'random'},
     'CCL, same position': {'matched': False},
@@ -140,13 +149,16 @@ def rows_of(found: Figures) -> list[Figures]:
     ]
 
 
-def study(found: Sequence[Figures], data: Path, speed: Figures | None) -> Figures:
-    """All that the page is made of, of the figures of finished runs."""
-    ordered = sorted(found, key=lambda one: (list(ROWS).index(one['row']), one['seed']))
-    light = {
-        name.rpartition('/')[2]: brightness_auroc(read_mvtec_category(data / name))
-        for name in CATEGORIES
+def study(
+    found: Sequence[Figures], data: Path, cache: Path, speed: Figures | None = None
+) -> Figures:
+    """All that the page is made of, of the figures of finished runs; cache: of teacher maps."""
+    pseudo = {
+        str(seed): pseudo_agreement(schedule('CCL', seed, data, cache), data)
+        for seed in sorted({one['seed'] for one in found})
     }
+    ordered = sorted(found, key=lambda one: (list(ROWS).index(one['row']), one['seed']))
+    light = {name.rpartition('/')[2]: brightness_auroc(data / name) for name in CATEGORIES}
     kept = ('row', 'seed', 'v_measure', 'unseen')
     runs = [
         {key: one[key] for key in kept if key in one}
@@ -154,7 +166,8 @@ def study(found: Sequence[Figures], data: Path, speed: Figures | None) -> Figure
         for one in ordered
     ]
     rows = [row for one in ordered for row in rows_of(one)]
-    return {'steps': STEPS, 'brightness': light, 'speed': speed, 'rows': rows, 'runs': runs}
+    about = {'steps': STEPS, 'brightness': light, 'pseudo_v_measure': pseudo, 'speed': speed}
+    return {**about, 'rows': rows, 'runs': runs}
 
 
 def speed_of(demo: Path) -> Figures:
@@ -173,7 +186,6 @@ def speed_of(demo: Path) -> Figures:
         'latency_ms': summary['latency_ms'],
         'cpu': cpu_name(),
         'cores': os.cpu_count(),
-        'load': round(os.getloadavg()[0], 1),
     }
 
 
@@ -188,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not found:
                 raise FolderError(f'{options.out}: no row of these is finished there')
             speed = speed_of(options.demo) if options.demo else None
-            result = study(found, options.data, speed)
+            result = study(found, options.data, options.out / 'features', speed)
             _keep(found, result, options)
     except (BackboneError, CardError, ExportError, OSError, ValueError) as error:
         print(f'training.{NAME}: {error}', file=sys.stderr)

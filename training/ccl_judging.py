@@ -7,21 +7,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import lightning
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
-from sklearn.metrics import roc_auc_score, v_measure_score
+from sklearn.metrics import v_measure_score
 from torch import Tensor
 from torch.nn import functional as F
 
 from training.backbones import frozen_teacher
+from training.cpc_judging import auroc
 from training.data.folders import MvtecCategory, load_image, load_mask, read_mvtec_category
 from training.judging import network_input
 from training.methods.ccl.data import KeptMaps, Pictures, read_pictures
+from training.methods.ccl.labels import pooled_features, pseudo_classes
 from training.methods.ccl.model import pooled
 from training.methods.ccl.scorer import (
     MAP_STRIDE,
@@ -152,7 +153,7 @@ def judge_neighbours(config: Config, data: Path, tests: Mapping[str, Tested]) ->
 
 def image_auroc(maps: Scores, defective: NDArray[np.bool_]) -> float:
     """AUROC of the highest scores of maps [N, h, w]."""
-    return float(roc_auc_score(defective, maps.reshape(len(maps), -1).max(axis=1)))
+    return auroc(maps.reshape(len(maps), -1).max(axis=1).tolist(), defective.tolist())
 
 
 def defect_figures(maps: Scores, category: MvtecCategory) -> dict[str, float]:
@@ -176,10 +177,11 @@ def frame_figures(
     """
     found = {}
     for name, scores in known.items():
-        labels = np.repeat([0, 1], [len(scores), len(unseen[name])])
         limit = np.quantile(scores, _FLAGGED_AT)
         found[name] = {
-            'auroc': float(roc_auc_score(labels, np.concatenate([scores, unseen[name]]))),
+            'auroc': auroc(
+                [*scores, *unseen[name]], [False] * len(scores) + [True] * len(unseen[name])
+            ),
             'flagged': float(np.mean(unseen[name] > limit)),
         }
     return found
@@ -266,6 +268,19 @@ def _centres(task: CclTask, scorer: CclScorer, data: Path) -> Tensor:
     return class_centres(torch.cat(features), labels)
 
 
+def pseudo_agreement(config: Config, data: Path) -> float:
+    """V-measure of the pseudo-classes of the training pictures with the data sets they are of."""
+    teacher = frozen_teacher(config.teacher, max(config.strides))
+    keep = KeptMaps(config, teacher)
+    features = [
+        pooled_features([one[:, 0] for one in keep.of(some)])
+        for some in read_pictures(config, data)
+    ]
+    numbers = np.repeat(np.arange(len(features)), [len(one) for one in features])
+    found = pseudo_classes(torch.cat(features), len(features), config.seed)
+    return float(v_measure_score(numbers, found))
+
+
 class Curve(lightning.Callback):
     """Image AUROC of every category after every epoch: {epoch: {category: figure}} in `found`."""
 
@@ -294,10 +309,3 @@ class Curve(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As `state_dict`."""
         self.found = state_dict['found']
-
-
-def brightness_auroc(category: MvtecCategory) -> float:
-    """AUROC of a picture's mean grey level alone, as a defect score: how far light tells."""
-    greys = [float(cv2.cvtColor(load_image(one.image), cv2.COLOR_BGR2GRAY).mean())
-             for one in category.test]  # fmt: skip
-    return float(roc_auc_score([one.mask is not None for one in category.test], greys))

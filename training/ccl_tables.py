@@ -63,7 +63,11 @@ def _of_category(by_seed: dict[int, list[Figures]], name: str) -> str:
 def _light(found: Figures) -> list[str]:
     """How far the mean grey level of a picture alone goes."""
     told = ', '.join(f'{name} {100 * value:.1f}' for name, value in found['brightness'].items())
-    return [f"Image AUROC of a picture's mean grey level alone: {told}."]
+    pseudo = sorted({f'{value:.3f}' for value in found['pseudo_v_measure'].values()})
+    return [
+        f"Image AUROC of a picture's mean grey level alone: {told}. V-measure of pseudo-classes "
+        f'and true ones, before any training: {", ".join(pseudo)}.'
+    ]
 
 
 def _added(found: Figures) -> list[str]:
@@ -119,8 +123,8 @@ def _speed(found: Figures) -> list[str]:
     return [
         f'In the node: {speed["answered"]} of {speed["sent"]} frames of 256x256 answered that came '
         f'at {speed["sent_a_second"]:g} Hz, {speed["frames_per_second"]:.1f} a second, '
-        f'p50 {speed["latency_ms"]["p50"]:.0f} ms ({speed["cores"]} cores, {speed["cpu"]}; '
-        f'load of the machine {speed["load"]:g}).'
+        f'p50 {speed["latency_ms"]["p50"]:.0f} ms ({speed["cores"]} cores, {speed["cpu"]}, '
+        f'other work beside it).'
     ]
 
 

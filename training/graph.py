@@ -103,17 +103,18 @@ def _without_traces(graph: onnx.GraphProto) -> None:
         del value.metadata_props[:]
 
 
-def with_half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+def with_half_weights(model: onnx.ModelProto, small: int = _SMALL) -> onnx.ModelProto:
     """The graph with its large float32 weights stored as fp16 behind a Cast to float32.
 
-    Raises ExportError where a weight does not fit into fp16.
+    small: tensors of up to so many values stay float32. Raises ExportError where a weight does not
+    fit into fp16.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     casts = []
     for tensor in result.graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if values.dtype != np.float32 or values.size <= _SMALL:
+        if values.dtype != np.float32 or values.size <= small:
             continue
         with np.errstate(over='ignore'):
             half = values.astype(np.float16)

@@ -26,6 +26,9 @@ from training.methods.ccl.task import CclTask, Config
 from vq_anomaly_ros.detection.model_file import ModelInfo
 
 OUTPUTS = ('score',)
+# Nearly all weights as fp16, or the file is larger than 12 MB; the gate of parity says whether that
+# is too coarse (a cosine's range is wide).
+_SMALL = 2048
 
 
 def load_task(run: Path, config: Config) -> CclTask:
@@ -79,7 +82,7 @@ def graph_of(scorer: CclScorer, config: Config) -> onnx.ModelProto:
     """The ONNX graph of a scorer, large weights stored as fp16."""
     height, width = (int(side) for side in config.input_size)
     picture = torch.zeros((2, height, width, 3), dtype=torch.uint8)
-    return with_half_weights(to_onnx(scorer, picture, OUTPUTS))
+    return with_half_weights(to_onnx(scorer, picture, OUTPUTS), _SMALL)
 
 
 def exported(run: Path, config: Config, data: Path) -> Exported:

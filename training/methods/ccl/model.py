@@ -21,9 +21,9 @@ from training.methods.ccl.losses import cosine_distance
 Base = Literal['reverse', 'reconstruct']
 Maps = Sequence[Tensor]
 
-# Widths are those of the teacher's maps within these bounds: lite backbones have few channels at
-# their fine strides, wide_resnet50_2 has more at its coarse ones than two cores can train.
-_NARROWEST, _WIDEST = 48, 256
+# Widths are those of the teacher's maps, but not below this (lite backbones have few channels at
+# their fine strides) nor above a setting: wide_resnet50_2 has more than two cores can train.
+_NARROWEST = 48
 _NARROWEST_PROJECTION = 24
 _SLOPE = 0.2  # of the LeakyReLU of the projections
 
@@ -90,9 +90,9 @@ class Bottleneck(nn.Module):
     blocks, of which the first has stride 2.
     """
 
-    def __init__(self, channels: Sequence[int], width: int, blocks: int = 3) -> None:
+    def __init__(self, channels: Sequence[int], width: int, widest: int, blocks: int = 3) -> None:
         super().__init__()
-        inner = within(channels[-1])
+        inner = within(channels[-1], widest)
         self.down = nn.ModuleList()
         for halvings, count in zip(range(len(channels) - 1, -1, -1), channels, strict=True):
             layers: list[nn.Module] = []
@@ -110,9 +110,9 @@ class Bottleneck(nn.Module):
         return self.blocks(torch.cat(coarse, dim=1))
 
 
-def within(channels: int) -> int:
+def within(channels: int, widest: int) -> int:
     """A width for maps of so many channels."""
-    return min(max(channels, _NARROWEST), _WIDEST)
+    return min(max(channels, _NARROWEST), widest)
 
 
 class ReverseDistillation(nn.Module):
@@ -122,14 +122,14 @@ class ReverseDistillation(nn.Module):
     says the teacher's map of its stride.
     """
 
-    def __init__(self, channels: Sequence[int], width: int, blocks: int) -> None:
+    def __init__(self, channels: Sequence[int], width: int, blocks: int, widest: int) -> None:
         super().__init__()
-        self.bottleneck = Bottleneck(channels, width)
+        self.bottleneck = Bottleneck(channels, width, widest)
         self.stages = nn.ModuleList()
         self.heads = nn.ModuleList()
         inputs = width
         for count in reversed(channels):
-            inner = within(count)
+            inner = within(count, widest)
             self.stages.append(
                 nn.Sequential(Up(inputs, inner), *(Block(inner, inner) for _ in range(blocks)))
             )
@@ -160,11 +160,11 @@ class FeatureReconstruction(nn.Module):
     here by convolutions through a map of a quarter of its size instead of by attention.
     """
 
-    def __init__(self, channels: Sequence[int], width: int, blocks: int) -> None:
+    def __init__(self, channels: Sequence[int], width: int, blocks: int, widest: int) -> None:
         super().__init__()
         self.level = len(channels) // 2
         total = sum(channels)
-        inner = within(total)
+        inner = within(total, widest)
         self.encoder = nn.Sequential(
             *convolution(total, inner, 1), nn.ReLU(), Block(inner, inner, 2), Block(inner, width, 2)
         )
@@ -211,6 +211,7 @@ class CclNet(nn.Module):
         width: int = 256,
         blocks: int = 2,
         projected: bool = True,
+        widest: int = 128,
     ) -> None:
         super().__init__()
         self.teacher = teacher
@@ -220,7 +221,7 @@ class CclNet(nn.Module):
             Projection(count) if projected else nn.Identity() for count in channels
         )
         kind = ReverseDistillation if base == 'reverse' else FeatureReconstruction
-        self.base = kind(channels, width, blocks)
+        self.base = kind(channels, width, blocks, widest)
 
     def train(self, mode: bool = True) -> CclNet:
         """Never the teacher: its batch statistics stay ImageNet's."""

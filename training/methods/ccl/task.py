@@ -45,6 +45,7 @@ class Config:
     strides: Sequence[int] = (8, 16, 32)  # of the teacher's maps, finest first
     base: str = 'reverse'  # reverse distillation, or reconstruct: of features
     width: int = 256  # of the bottleneck
+    widest: int = 128  # most channels of a map of the student (256: 19 MB of model file)
     blocks: int = 1  # residual blocks of a stage of the student
     projected: bool = True
     noise: float = 0.309  # share of the batches whose projected maps get noise
@@ -117,6 +118,7 @@ class CclTask(lightning.LightningModule):
             config.width,
             config.blocks,
             config.projected,
+            config.widest,
         )
 
     def on_train_batch_start(self, batch: Batch, index: int) -> None:

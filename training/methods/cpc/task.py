@@ -110,7 +110,8 @@ def as_seen_by_a_camera(
     seen = np.asarray(crop, np.float32)
     chosen = rng.random(4) < 0.5
     if chosen[0]:
-        seen = cv2.GaussianBlur(seen, (0, 0), max(0.1, 2.0 * strength * rng.random()))
+        blurred = cv2.GaussianBlur(seen, (0, 0), max(0.1, 2.0 * strength * rng.random()))
+        seen = np.asarray(blurred, np.float32)
     if chosen[1]:
         contrast, light = np.exp(rng.normal(0, 0.3 * strength)), rng.normal(0, 38.0 * strength)
         seen = (seen - 127.5) * contrast + 127.5 + light
