@@ -33,7 +33,7 @@ from training.train import read_any_config, train
 CATEGORIES = ('screw', 'magnetic_tile', 'fibre_mat')
 KINDS: dict[str, dict[str, Any]] = {'trained': {}, 'random': {'random_encoder': True}}
 ROWS = [f'{kind} {category}' for kind in KINDS for category in CATEGORIES]
-STEPS = 300
+STEPS = 200
 # Scores of one network in the table: what they are called there.
 SCORES = {'loss': 'loss', 'excess': 'loss beyond expectation', 'nearest': 'kNN on z'}
 

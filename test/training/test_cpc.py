@@ -10,7 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.methods.cpc.losses import bank_loss, condensed_bank_loss, info_nce
+from training.graph import ExportError
+from training.methods.cpc.export import frame_term
+from training.methods.cpc.losses import (
+    bank_loss,
+    borrowed_loss,
+    condensed_bank_loss,
+    excess_bank_loss,
+    info_nce,
+)
 from training.methods.cpc.model import (
     DIRECTIONS,
     CpcNet,
@@ -23,6 +31,7 @@ from training.methods.cpc.model import (
 )
 from training.methods.cpc.scorer import (
     CpcScorer,
+    FrameTerm,
     condensed,
     gaussian,
     grids_of,
@@ -35,6 +44,12 @@ from training.methods.cpc.task import normalised
 
 def values(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pixels(seed: int) -> np.ndarray:
+    """Blocks of noise, uint8 [64, 96, 3]."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (8, 12, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
 
 
 def test_info_nce_against_a_slow_loop_and_in_closed_form() -> None:
@@ -260,7 +275,77 @@ class TestScorer:
         assert kernel[2, 2] > kernel[2, 3] > kernel[2, 4] > 0 and torch.equal(kernel, kernel.T)
 
 
-def pixels(seed: int) -> np.ndarray:
-    """Blocks of noise, uint8 [64, 96, 3]."""
-    rng = np.random.default_rng(seed)
-    return rng.integers(0, 256, (8, 12, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+def test_the_excess_of_what_the_context_expects_is_zero_on_average() -> None:
+    """Patches of the bank, each with the probability that the context gives it."""
+    centres, log_counts = 2 * values(7, seed=3), values(7, seed=4)
+    weights = torch.softmax(centres + log_counts, dim=0)
+    excess = excess_bank_loss(centres, centres.expand(7, 7), log_counts, 16)
+    loss = condensed_bank_loss(centres, centres.expand(7, 7), log_counts, 16)
+    assert (weights * excess).sum().item() == pytest.approx(0.0, abs=1e-5)
+    torch.testing.assert_close(excess - excess[0], loss - loss[0])
+
+
+def test_the_borrowed_loss_is_a_soft_minimum_over_contexts() -> None:
+    products, normalisers = values(2, 9), values(9, seed=1)
+    counts = torch.tensor([1.0, 2, 3, 1, 1, 4, 1, 1, 2])
+    found = borrowed_loss(products, normalisers, counts.log())
+    for row in range(2):
+        likely = [math.exp(f - n) for f, n in zip(products[row], normalisers, strict=True)]
+        mean = sum(c * p for c, p in zip(counts, likely, strict=True)) / counts.sum()
+        assert found[row].item() == pytest.approx(-math.log(mean), rel=1e-5)
+
+
+class TestFrameTerm:
+    @pytest.fixture(scope='class')
+    def net(self) -> CpcNet:
+        torch.manual_seed(0)
+        net = CpcNet(patch=16, stride=8, widths=(6, 8), stem_stride=2, steps=2, directions=1)
+        torch.nn.init.normal_(net.predict, std=1.0)
+        return net.eval()
+
+    @pytest.fixture(scope='class')
+    def grids(self, net: CpcNet) -> list[torch.Tensor]:
+        return grids_of(net, [pixels(seed) for seed in range(24)])
+
+    @pytest.fixture(scope='class')
+    def term(self, net: CpcNet, grids: list[torch.Tensor]) -> FrameTerm:
+        return frame_term(net, *condensed(patches_of(grids), 32), grids)
+
+    def test_the_profile_is_the_mean_loss_by_direction_and_distance(
+        self, net: CpcNet, grids: list[torch.Tensor], term: FrameTerm
+    ) -> None:
+        centres, log_counts = condensed(patches_of(grids), 32)
+        found = term.profile(grids[0])
+        assert found.shape == (1, 2)
+        weights = log_counts.exp() / log_counts.exp().sum()
+        for step in range(2):
+            said = centres @ net.predict[0, step].detach().T
+            normalisers = torch.log((said @ centres.T).exp() @ weights)
+            products = grids[0][0].flatten(1).T @ said.T
+            borrowed = -torch.log((products - normalisers).exp() @ weights)
+            assert found[0, step].item() == pytest.approx(borrowed.mean().item(), rel=1e-3)
+
+    def test_normal_pictures_are_one_on_average_and_others_more(
+        self, net: CpcNet, grids: list[torch.Tensor], term: FrameTerm
+    ) -> None:
+        normal = torch.cat([term(grid) for grid in grids])
+        assert normal.square().mean().item() == pytest.approx(1.0, abs=0.1)
+        dark, flat = (pixels(40) // 4, np.full((64, 96, 3), 127, np.uint8))
+        for grid in grids_of(net, [dark.astype(np.uint8), flat]):
+            assert term(grid).item() > 1.5 * normal.max().item()
+
+    def test_it_raises_the_whole_map(self, net: CpcNet, term: FrameTerm) -> None:
+        bank = values(5, 8), torch.zeros(5)
+        plain = CpcScorer(net, *bank, negatives=16, most=99.0).eval()
+        raised = CpcScorer(net, *bank, negatives=16, most=99.0, frame=term).eval()
+        picture = torch.from_numpy(pixels(50))[None]
+        with torch.inference_mode():
+            higher, expected = (
+                raised(picture) - plain(picture),
+                term(grids_of(net, [pixels(50)])[0]),
+            )
+        torch.testing.assert_close(higher, expected.expand_as(higher), atol=1e-4, rtol=1e-4)
+
+    def test_too_few_pictures_say_nothing(self, net: CpcNet, grids: list[torch.Tensor]) -> None:
+        with pytest.raises(ExportError, match='7 pictures do not say what is typical'):
+            frame_term(net, *condensed(patches_of(grids), 32), grids[:7])

@@ -120,3 +120,70 @@ def test_configurations_know_their_method(root: Path, tmp_path: Path, capsys) ->
     more = ['--set', 'datasets=[nothing]', '--set', 'workers=0']
     assert main(['cpc', '--data', str(root), '--out', str(tmp_path / 'run'), *more]) == 2
     assert 'nothing: neither a category' in capsys.readouterr().err
+
+
+def test_a_category_without_training_pictures_is_named(tiny_cpc: Config, root: Path) -> None:
+    for path in (root / 'product/train/good').iterdir():
+        path.unlink()
+    with pytest.raises(FolderError, match='train/good'):
+        CpcData(tiny_cpc, root).setup()
+    (root / 'product/train/good').rmdir()
+    with pytest.raises(FolderError, match='holds no normal picture to train on'):
+        CpcData(tiny_cpc, root).setup()
+
+
+def test_one_picture_alone_can_be_trained_on(tiny_cpc: Config, root: Path, tmp_path: Path) -> None:
+    for path in sorted((root / 'product/train/good').iterdir())[1:]:
+        path.unlink()
+    train(tiny_cpc, root, tmp_path / 'run', progress=False)
+    assert all(torch.isfinite(value).all() for value in weights(tmp_path / 'run').values())
+
+
+def test_crops_without_a_patch_that_is_predicted_are_refused(tiny_cpc: Config, root: Path) -> None:
+    with pytest.raises(FolderError, match='choose a crop of 32 or more'):
+        CpcData(dataclasses.replace(tiny_cpc, crop=(24, 48)), root).setup()
+
+
+def test_small_grey_and_16_bit_pictures_are_stretched(tiny_cpc: Config, tmp_path: Path) -> None:
+    """Smaller than a patch: stretched like any other; 16 bits: the upper byte."""
+    folder = tmp_path / 'odd'
+    folder.mkdir()
+    ramp = np.arange(0, 240, 2, dtype=np.uint8).reshape(10, 12)
+    cv2.imwrite(str(folder / '0.png'), ramp)
+    cv2.imwrite(str(folder / '1.png'), ramp.astype(np.uint16) * 256 + 255)
+    cv2.imwrite(str(folder / '2.png'), np.dstack([ramp, ramp, ramp]))
+    data = CpcData(dataclasses.replace(tiny_cpc, datasets=('odd',)), tmp_path)
+    data.setup()
+    assert [picture.shape for picture in data.pictures] == [(64, 96, 3)] * 3
+    for other in data.pictures[1:]:
+        np.testing.assert_array_equal(other, data.pictures[0])
+
+
+def test_states_of_a_camera_change_a_crop_and_none_leaves_it(tiny_cpc: Config) -> None:
+    pictures = [np.random.default_rng(0).integers(60, 200, (64, 96, 3), dtype=np.uint8)]
+    plain = Crops(pictures, dataclasses.replace(tiny_cpc, colour=0.0))
+    seen = Crops(pictures, dataclasses.replace(tiny_cpc, colour=0.0, camera=1.0))
+    changed = [not np.array_equal(plain[n], seen[n]) for n in range(40)]
+    assert 0.8 < np.mean(changed) < 1.0, 'one crop in sixteen has no state'
+    assert np.array_equal(seen[3], seen[3])
+
+
+def test_crops_at_fixed_places_lie_in_the_corners(tiny_cpc: Config) -> None:
+    row, column = np.mgrid[0:96, 0:96].astype(np.uint8)
+    pictures = [np.dstack([row, column, row])]
+    config = dataclasses.replace(tiny_cpc, colour=0.0, fixed_crops=True)
+    corners = {tuple(Crops(pictures, config)[n][0, 0, :2].tolist()) for n in range(40)}
+    assert corners == {(0, 0), (0, 48), (48, 0), (48, 48)}
+
+
+def test_a_random_encoder_stays_as_it_was_drawn(
+    tiny_cpc: Config, root: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(tiny_cpc, random_encoder=True, one_cycle=True)
+    torch.manual_seed(config.seed)
+    first = train(dataclasses.replace(config, epochs=1), root, tmp_path / 'a', progress=False)
+    more = train(config, root, tmp_path / 'b', progress=False)
+    one, other = weights(first.parent), weights(more.parent)
+    for name, value in one.items():
+        assert torch.equal(value, other[name]) == name.startswith('net.encoder'), name
+    assert one['net.encoder.blocks.0.second.weight'].abs().max() > 0

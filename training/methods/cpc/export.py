@@ -24,6 +24,7 @@ from training.exporting import (
     trained_state,
 )
 from training.graph import ExportError, to_onnx, with_half_weights
+from training.methods.cpc.model import CpcNet
 from training.methods.cpc.scorer import (
     MAP_STRIDE,
     CpcScorer,
@@ -57,7 +58,11 @@ def scorer_of(task: CpcTask, pictures: Sequence[Image]) -> CpcScorer:
     every = max(1, round(len(pictures) / config.bank_pictures)) if config.bank_pictures else 1
     grids = grids_of(task.net, track(pictures[::every], 'collecting the bank'))
     centres, log_counts = condensed(patches_of(grids), config.bank_centres, config.seed)
-    frame = _frame_term(task, centres, log_counts, grids) if config.frame_term else None
+    if config.frame_term and config.context:
+        raise ExportError(
+            'frame_term: the contexts of a bank are those of single patches; use context=False'
+        )
+    frame = frame_term(task.net, centres, log_counts, grids) if config.frame_term else None
     scorer = CpcScorer(
         task.net, centres, log_counts, config.negatives, float('inf'), -float('inf'),
         excess=config.excess, frame=frame,
@@ -70,19 +75,19 @@ def scorer_of(task: CpcTask, pictures: Sequence[Image]) -> CpcScorer:
     return scorer
 
 
-def _frame_term(
-    task: CpcTask, centres: Tensor, log_counts: Tensor, grids: Sequence[Tensor]
+def frame_term(
+    net: CpcNet, centres: Tensor, log_counts: Tensor, grids: Sequence[Tensor]
 ) -> FrameTerm:
-    if task.config.context:
-        raise ExportError(
-            'frame_term: the contexts of a bank are those of single patches; use context=False'
-        )
+    """The term of whole pictures, with what is typical of normal ones learnt.
+
+    grids: z of normal pictures, [1, D, rows, columns] each. ExportError where they are too few.
+    """
     if len(grids) < _FEWEST:
         raise ExportError(
             f'frame_term: {len(grids)} pictures do not say what is typical; train on {_FEWEST} '
             'or more, or use frame_term=False'
         )
-    frame = FrameTerm(task.net, centres, log_counts)
+    frame = FrameTerm(net, centres, log_counts)
     with torch.inference_mode():
         frame.learn(torch.cat([frame.profile(grid) for grid in grids]))
     return frame

@@ -34,6 +34,7 @@ class Config:
     every: int = 1  # picture of a drive that is taken: each, each second, ...
     input_size: Sequence[int] = (512, 512)  # that pictures are stretched to
     crop: Sequence[int] = (256, 256)
+    fixed_crops: bool = False  # in the corners: the check that position is no shortcut
     flip: bool = False  # mirror half of the crops
     colour: float = 0.1  # deviation of a crop's light and contrast
     camera: float = 0.0  # strength, 0..1, of states of a camera that crops are given
@@ -85,8 +86,10 @@ class Crops(Dataset[Image]):
         index, rng = drawn(item, len(self.pictures), config.seed)
         picture = self.pictures[index]
         height, width = config.crop
-        top = int(rng.integers(0, picture.shape[0] - height + 1))
-        left = int(rng.integers(0, picture.shape[1] - width + 1))
+        lowest, rightmost = picture.shape[0] - height, picture.shape[1] - width
+        top, left = int(rng.integers(0, lowest + 1)), int(rng.integers(0, rightmost + 1))
+        if config.fixed_crops:
+            top, left = lowest * (2 * top > lowest), rightmost * (2 * left > rightmost)
         crop: NDArray[Any] = picture[top : top + height, left : left + width]
         if config.flip and rng.random() < 0.5:
             crop = crop[:, ::-1]
@@ -141,6 +144,12 @@ class CpcData(lightning.LightningDataModule):
             raise FolderError(
                 f'crops of {list(self.config.crop)} do not fit into pictures of {[height, width]}; '
                 'choose a larger input_size or a smaller crop'
+            )
+        reach = self.config.patch + (self.config.skip + 1) * self.config.stride
+        if min(self.config.crop) < reach:
+            raise FolderError(
+                f'crops of {list(self.config.crop)} hold no patch of {self.config.patch} that '
+                f'another one predicts; choose a crop of {reach} or more, or a smaller patch'
             )
         self.pictures = list(read_pictures(self.config, self.root))
 
