@@ -47,7 +47,12 @@ def normal_pictures(source: Path, every: int = 1) -> Iterator[Path | np.ndarray]
     bag (folder or file), a video. Raises FolderError, BagError, SourceError.
     """
     if (source / 'train').is_dir():
-        yield from read_mvtec_category(source).train
+        good = read_mvtec_category(source).train
+        if not good:
+            raise FolderError(
+                f'{source}: holds no normal picture to train on; put some into train/good'
+            )
+        yield from good
     elif _is_bag(source):
         yield from _frames_of_bag(source, every)
     elif source.suffix.lower() in VIDEOS:

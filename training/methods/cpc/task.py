@@ -110,7 +110,7 @@ def as_seen_by_a_camera(
     Each state in about half of the crops. All patches of a crop share it, so it can be predicted
     and tells crops apart: the encoder learns to see it, and at test it is unlike the bank's.
     """
-    seen = np.asarray(crop, np.float32)
+    seen: NDArray[Any] = np.asarray(crop, np.float32)
     chosen = rng.random(4) < 0.5
     if chosen[0]:
         blurred = cv2.GaussianBlur(seen, (0, 0), max(0.1, 2.0 * strength * rng.random()))
