@@ -90,6 +90,16 @@ def test_a_jetson_copies_nothing_where_chunks_begin_aligned(
     assert 'cudaMemcpyAsync' in cudart.calls, '90 x 170 x 3 bytes are no multiple of 256'
 
 
+def test_the_time_of_each_stage_comes_from_events_of_the_gpu(
+    model, runtime, options, cudart
+) -> None:
+    engine = TensorRtEngine(model, ['score'], options, runtime)
+    expected = ran(engine, np.full((1, *FRAME, 3), 90, np.uint8))['score']
+    assert engine.stage_times(FRAME) == (1.5, 1.5, 1.5), 'the stand-in ticks at every event'
+    assert not runtime.cuda.held['event']
+    np.testing.assert_array_equal(engine.infer(1, FRAME)['score'], expected)
+
+
 def test_graphs_are_launched_once_they_are_warm(model, runtime, options, cudart) -> None:
     engine = TensorRtEngine(model, ['score'], options, runtime)
     frames = np.zeros((1, *FRAME, 3), np.uint8)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import sysconfig
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 
 _RUNTIMES = ('libcudart.so.13', 'libcudart.so.12', 'libcudart.so')
 _MAPPED, _PORTABLE = 0x02, 0x01  # cudaHostAllocMapped, cudaHostAllocPortable
-_TO_DEVICE, _TO_HOST = 1, 2  # cudaMemcpyKind
+_TO_DEVICE, _TO_HOST, _ON_DEVICE = 1, 2, 3  # cudaMemcpyKind
 _NON_BLOCKING = 1  # cudaStreamNonBlocking: no implicit waiting for the default stream
 _RELAXED_CAPTURE = 2  # cudaStreamCaptureModeRelaxed: other threads may allocate meanwhile
 _NAME, _MAJOR, _MINOR, _INTEGRATED = 256, 75, 76, 18  # cuDeviceGetName, CUdevice_attribute
@@ -150,6 +150,10 @@ class Cuda:
         """Copy `size` bytes back, as `to_device`."""
         self._copy(host, device, size, _TO_HOST, stream)
 
+    def on_device(self, target: int, source: int, size: int, stream: int) -> None:
+        """Copy `size` bytes from device memory to device memory, as `to_device`."""
+        self._copy(target, source, size, _ON_DEVICE, stream)
+
     def stream(self) -> int:
         """A new stream that waits for no other."""
         return self._made('stream', 'cudaStreamCreateWithFlags', _NON_BLOCKING)
@@ -221,6 +225,16 @@ class Cuda:
     def destroy_graph(self, graph: int) -> None:
         """Release a captured graph."""
         self._release('graph', graph, 'cudaGraphExecDestroy')
+
+    @contextmanager
+    def temporary_events(self, count: int) -> Iterator[list[int]]:
+        """So many events for the length of a with block."""
+        with ExitStack() as held:
+            events = []
+            for _ in range(count):
+                events.append(self.event())
+                held.callback(self.destroy_event, events[-1])
+            yield events
 
     @contextmanager
     def temporary_stream(self) -> Iterator[int]:

@@ -1,30 +1,26 @@
 """A model file on TensorRT: frames of a camera's size in page-locked memory, maps back.
 
 One static plan a frame size and batch, built at the first frame of that size and kept on disk
-(plan_cache.py). On a discrete GPU a batch goes through two lanes, each a context with a stream and
-device memory of its own, so that one lane copies while the other computes; after two plain runs the
-work of a lane is a CUDA graph that one call launches. On a Jetson the GPU works on the host's
-memory, and nothing is copied.
+(plan_cache.py). How frames go through it: lanes.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
 from vq_anomaly_ros.detection.engines import EngineError, build, gpu_graph
-from vq_anomaly_ros.detection.engines.cuda import Cuda, CudaError, Device, HostBuffer, find_device
+from vq_anomaly_ros.detection.engines.cuda import Cuda, CudaError, Device, find_device
 from vq_anomaly_ros.detection.engines.gpu_options import GpuOptions
+from vq_anomaly_ros.detection.engines.lanes import Lanes
 from vq_anomaly_ros.detection.engines.plan_cache import PlanCache, PlanError, PlanKey
 from vq_anomaly_ros.detection.engines.tensorrt_api import TensorRt
 from vq_anomaly_ros.detection.model_file import ModelFile
@@ -32,9 +28,7 @@ from vq_anomaly_ros.detection.model_file import ModelFile
 if TYPE_CHECKING:
     import tensorrt as trt
 
-_ALIGNED = 256  # bytes; what cudaMalloc gives and TensorRT asks for
 _REPORT_EVERY_S = 3.0
-_WARM_UP = 2  # plain runs before a graph is captured: the first ones allocate
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,7 @@ class TensorRtEngine:
                 f'{build.library_name(library)} cannot start on {self._runtime.device.name}: free '
                 'memory of the GPU, or install a driver that is new enough for it'
             ) from error
-        self._sizes: dict[tuple[int, int], _Frames] = {}
+        self._sizes: dict[tuple[int, int], Lanes] = {}
         self._refused: dict[tuple[int, int], str] = {}
 
     @property
@@ -129,6 +123,10 @@ class TensorRtEngine:
                 'repeats, restart the process: an error of the GPU stays with it'
             ) from error
 
+    def stage_times(self, size: tuple[int, int]) -> tuple[float, float, float]:
+        """See Lanes.stage_times, for frames of `size`."""
+        return self._frames(size).stage_times()
+
     def close(self) -> None:
         """See Engine.close."""
         for frames in self._sizes.values():
@@ -136,7 +134,7 @@ class TensorRtEngine:
         self._sizes.clear()
         self._loader = None
 
-    def _frames(self, size: tuple[int, int] | None) -> _Frames:
+    def _frames(self, size: tuple[int, int] | None) -> Lanes:
         if self._loader is None:
             raise EngineError(f'{self._model.path}: the engine was closed, open another')
         size = size or self._model.info.input_size
@@ -157,7 +155,9 @@ class TensorRtEngine:
                 ) from error
             layouts = gpu_graph.output_layouts(self._model, size)
             wanted = {name: layouts[name] for name in self._outputs}
-            self._sizes[size] = _Frames(self._runtime, engine, size, wanted, self._options)
+            self._sizes[size] = Lanes(
+                self._runtime.cuda, self._runtime.device, engine, size, wanted, self._options
+            )
         return self._sizes[size]
 
     def _deserialised(self, loader: trt.Runtime, size: tuple[int, int]) -> trt.ICudaEngine:
@@ -294,167 +294,3 @@ def _key(
         precision=options.precision,
         settings=build.settings(options.workspace_mb),
     )
-
-
-@dataclass
-class _Lane:
-    """One context with its stream and device memory; chunks of a batch take turns on the lanes."""
-
-    context: trt.IExecutionContext
-    stream: int
-    addresses: dict[str, int]  # on the device, of the input and the outputs; empty on a Jetson
-    graphs: dict[int, int] = field(default_factory=dict)  # by the first frame of the chunk
-    runs: dict[int, int] = field(default_factory=dict)
-
-
-class _Frames:
-    """Memory and work for frames of one size."""
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        engine: trt.ICudaEngine,
-        size: tuple[int, int],
-        outputs: dict[str, tuple[str, Any]],
-        options: GpuOptions,
-    ) -> None:
-        self._runtime, self._engine, self._options = runtime, engine, options
-        self.size, self._outputs = size, outputs
-        self._use_graphs = options.use_graphs
-        self._capacity = 0
-        self._host: dict[str, HostBuffer] = {}
-        self._lanes: list[_Lane] = []
-        self._frame_bytes = {'frames': size[0] * size[1] * 3} | {
-            name: math.prod(shape) * np.dtype(dtype).itemsize
-            for name, (dtype, shape) in outputs.items()
-        }
-
-    def input_buffer(self, batch: int) -> np.ndarray:
-        """uint8 [batch, H, W, 3]."""
-        self._reserve(batch)
-        return self._array('frames', batch, 'uint8', (*self.size, 3))
-
-    def infer(self, batch: int) -> dict[str, np.ndarray]:
-        """Put the chunks into the streams of the lanes in turn, then wait for all."""
-        self._reserve(batch)
-        lanes = itertools.cycle(self._lanes)
-        chunks = [(next(lanes), first) for first in range(0, batch, self._options.batch)]
-        for lane, first in chunks:
-            self._capture_when_warm(lane, first)
-        try:
-            for lane, first in chunks:
-                if first in lane.graphs:
-                    self._runtime.cuda.launch(lane.graphs[first], lane.stream)
-                else:
-                    self._run(lane, first)
-                    lane.runs[first] = lane.runs.get(first, 0) + 1
-        except BaseException:
-            self._settle()  # what the other lane does must not outlive its memory
-            raise
-        for lane in self._lanes:
-            self._runtime.cuda.wait_for_stream(lane.stream)
-        return {
-            name: self._array(name, batch, dtype, shape)
-            for name, (dtype, shape) in self._outputs.items()
-        }
-
-    def close(self) -> None:
-        """Release everything; the engine last, which its contexts need."""
-        self._release()
-        del self._engine
-
-    def _settle(self) -> None:
-        """Wait for all lanes, whatever they say."""
-        for lane in self._lanes:
-            with contextlib.suppress(CudaError):
-                self._runtime.cuda.wait_for_stream(lane.stream)
-
-    def _release(self) -> None:
-        """Release memory, lanes and graphs, the contexts before what they use.
-
-        As far as the GPU lets us: after some errors it refuses every call of the process.
-        """
-        self._settle()
-        cuda = self._runtime.cuda
-        steps: list[Callable[[], None]] = []
-        for lane in self._lanes:
-            steps += [partial(cuda.destroy_graph, graph) for graph in lane.graphs.values()]
-            steps.append(partial(delattr, lane, 'context'))
-            steps.append(partial(cuda.destroy_stream, lane.stream))
-            steps += [partial(cuda.free_device, address) for address in lane.addresses.values()]
-        steps += [partial(cuda.free_host, buffer) for buffer in self._host.values()]
-        self._lanes, self._host, self._capacity = [], {}, 0
-        for step in steps:
-            with contextlib.suppress(CudaError):
-                step()
-
-    def _array(self, name: str, batch: int, dtype: str, shape: Any) -> np.ndarray:
-        taken = self._host[name].array[: batch * self._frame_bytes[name]]
-        return taken.view(dtype).reshape(batch, *shape)
-
-    def _reserve(self, batch: int) -> None:
-        """Host memory for whole chunks and a lane for each, two at most.
-
-        What was there before goes first; arrays of it must not be used any more.
-        """
-        step = self._options.batch
-        frames = math.ceil(batch / step) * step
-        if frames <= self._capacity:
-            return
-        self._release()
-        # The GPU works on the host's memory where it is one, if every chunk begins aligned.
-        aligned = all(step * size % _ALIGNED == 0 for size in self._frame_bytes.values())
-        mapped = self._runtime.device.integrated and (aligned or frames == step)
-        try:
-            for name, size in self._frame_bytes.items():
-                self._host[name] = self._runtime.cuda.host_memory(frames * size, mapped)
-            for _ in range(1 if mapped else min(2, frames // step)):
-                self._add_lane(mapped)
-        except BaseException:
-            self._release()
-            raise
-        self._capacity = frames
-
-    def _add_lane(self, mapped: bool) -> None:
-        cuda, step = self._runtime.cuda, self._options.batch
-        context = self._engine.create_execution_context()
-        if context is None:
-            raise CudaError('TensorRT could not make an execution context: not enough GPU memory')
-        lane = _Lane(context, cuda.stream(), {})
-        self._lanes.append(lane)  # before its memory, so that what fails half-way is released
-        for name, size in () if mapped else self._frame_bytes.items():
-            lane.addresses[name] = cuda.device_memory(_aligned(step * size))
-
-    def _capture_when_warm(self, lane: _Lane, first: int) -> None:
-        """Make the chunk that begins with frame `first` a graph, while its stream is idle."""
-        if first in lane.graphs or lane.runs.get(first, 0) < _WARM_UP or not self._use_graphs:
-            return
-        try:
-            graph = self._runtime.cuda.captured(lane.stream, lambda: self._run(lane, first))
-            lane.graphs[first] = graph
-        except (CudaError, EngineError) as error:
-            self._use_graphs = False
-            self._options.report(f'CUDA graphs are not used: {error}')
-
-    def _run(self, lane: _Lane, first: int) -> None:
-        cuda, step = self._runtime.cuda, self._options.batch
-        for name, size in self._frame_bytes.items():
-            address = lane.addresses.get(name) or (self._host[name].device_address + first * size)
-            if not lane.context.set_tensor_address(name, address):
-                raise EngineError(
-                    f'TensorRT refuses the address of {name}: the plan has no such tensor'
-                )
-        if lane.addresses:
-            size = self._frame_bytes['frames']
-            source = self._host['frames'].address + first * size
-            cuda.to_device(lane.addresses['frames'], source, step * size, lane.stream)
-        if not lane.context.execute_async_v3(lane.stream):
-            raise EngineError('TensorRT could not enqueue the work of a frame')
-        for name in self._outputs if lane.addresses else ():
-            size = self._frame_bytes[name]
-            target = self._host[name].address + first * size
-            cuda.to_host(target, lane.addresses[name], step * size, lane.stream)
-
-
-def _aligned(size: int) -> int:
-    return math.ceil(size / _ALIGNED) * _ALIGNED

@@ -140,7 +140,7 @@ class Cudart:
             self.check(source.value, size.value)
             ctypes.memmove(target.value, source.value, size.value)
 
-        assert kind in (1, 2)
+        assert kind in (1, 2, 3)
         self.enqueue(stream.value, copy)
 
     def cudaStreamCreateWithFlags(self, pointer: Any, flags: int) -> None:
