@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import importlib
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,12 +20,15 @@ from onnx.reference import ReferenceEvaluator
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.atlas import Atlas
 from vq_anomaly_ros.detection.calibration import Calibration
+from vq_anomaly_ros.detection.engines.cuda import Cuda, find_device
+from vq_anomaly_ros.detection.engines.tensorrt import Runtime
 
 # Hypothesis times no example, tries the same ones everywhere, and leaves no folder behind.
 settings.register_profile('house', deadline=None, derandomize=True, database=None)
 settings.load_profile('house')
 
 ROOT = Path(__file__).resolve().parents[1]
+STAND_INS = ROOT / 'test' / 'detection' / 'engines' / 'stand_ins'  # for TensorRT and CUDA
 SIZE = (64, 128)
 STRIDE = 4
 CLASSES = ('road', 'tree', 'car', 'person')
@@ -132,6 +138,35 @@ def tiny_atlas(tiny_model: Path) -> Atlas:
         frame_names=np.full(shape, 'f'),
         places=np.full((*shape, 2), 20, np.int32),
     )
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The stand-in for TensorRT, importable by name in this process and its children."""
+    pytest.importorskip('onnxruntime')
+    monkeypatch.syspath_prepend(str(STAND_INS))
+    module = importlib.import_module('stand_in_tensorrt')
+    module.LIVE.clear()
+    yield module
+    sys.modules.pop('stand_in_tensorrt', None)
+
+
+@pytest.fixture
+def cudart(library: Any) -> Any:
+    """The stand-in for libcudart."""
+    library.GPU = importlib.import_module('stand_in_cuda').Cudart()
+    return library.GPU
+
+
+@pytest.fixture
+def driver(library: Any) -> Any:
+    """The class that stands in for libcuda."""
+    return importlib.import_module('stand_in_cuda').Driver
+
+
+@pytest.fixture
+def runtime(library: Any, cudart: Any, driver: Any) -> Runtime:
+    return Runtime(library, Cuda(cudart), find_device(driver()))
 
 
 def _picture(seed: int, height: int = SIZE[0], width: int = SIZE[1]) -> np.ndarray:

@@ -108,18 +108,24 @@ def peer(ros: SimpleNamespace) -> Iterator[Any]:
 
 
 @pytest.fixture
-def start(ros: SimpleNamespace, tmp_path: Path) -> Iterator[Callable[..., Program]]:
-    """start(module, *arguments): a Program, ended with the test."""
+def start_module(ros: SimpleNamespace, tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    """start_module(module, *arguments): a Program, ended with the test."""
     programs: list[Program] = []
 
     def start_one(module: str, *arguments: str) -> Program:
         log = tmp_path / f'{module}-{len(programs)}.log'
-        programs.append(Program(f'vq_anomaly_ros.node.{module}', list(arguments), log))
+        programs.append(Program(module, list(arguments), log))
         return programs[-1]
 
     yield start_one
     for program in programs:
         program.end()
+
+
+@pytest.fixture
+def start(start_module: Callable[..., Program]) -> Callable[..., Program]:
+    """start(name, *arguments): a program of the node's package."""
+    return lambda name, *arguments: start_module(f'vq_anomaly_ros.node.{name}', *arguments)
 
 
 @pytest.fixture

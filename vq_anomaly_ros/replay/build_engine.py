@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     model = model_file.read(find_model(options.model))
     outputs = camera_outputs(_outputs(model, options))
-    frames = _frames(options)
+    frames = []
+    if options.bag is not None:
+        frames = frames_of(options.bag, options.topic, options.frames, options.size)
     if options.onnx is not None:
         graph = gpu_graph.derive(model, options.size, options.batch, outputs, options.precision)
         if options.precision == 'int8':
@@ -113,15 +115,16 @@ def _verify(
     return 0 if report['passed'] else 1
 
 
-def _frames(options: argparse.Namespace) -> list[np.ndarray]:
-    """The frames of the bag, evenly chosen, RGB of the plan's size; none without a bag."""
-    if options.bag is None:
-        return []
-    topic = bags.choose_topic(options.bag, options.topic)
-    _, count = bags.image_topics(options.bag)[topic]
-    step = max(1, count // options.frames)
-    images = itertools.islice(bags.read_images(options.bag, topic), 0, None, step)
-    return [_rgb(as_frame(image), options.size) for _, _, image in images][: options.frames]
+def frames_of(bag: Path, topic: str | None, most: int, size: tuple[int, int]) -> list[np.ndarray]:
+    """At most so many frames of a bag, evenly chosen: uint8 [H, W, 3] RGB of `size` (H, W).
+
+    Raises BagError, ImageError.
+    """
+    topic = bags.choose_topic(bag, topic)
+    _, count = bags.image_topics(bag)[topic]
+    step = max(1, count // most)
+    images = itertools.islice(bags.read_images(bag, topic), 0, None, step)
+    return [_rgb(as_frame(image), size) for _, _, image in images][:most]
 
 
 def _rgb(frame: Frame, size: tuple[int, int]) -> np.ndarray:
@@ -152,7 +155,8 @@ class _Status:
             self._console.print(line, highlight=False)
 
 
-def _size(text: str) -> tuple[int, int]:
+def frame_size(text: str) -> tuple[int, int]:
+    """HEIGHTxWIDTH as an argument of a command: (H, W)."""
     found = re.fullmatch(r'(\d{2,5})x(\d{2,5})', text)
     if found is None:
         raise argparse.ArgumentTypeError(f'{text!r} is no size; write HEIGHTxWIDTH, as 720x1280')
@@ -169,7 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser('build_engine', description=__doc__)
     add = parser.add_argument
     add('--model', default='street', help='path of a model file or name of a shipped one')
-    add('--size', type=_size, required=True, metavar='HxW', help="the camera's, as 720x1280")
+    add('--size', type=frame_size, required=True, metavar='HxW', help="the camera's, as 720x1280")
     add('--batch', type=_positive, default=1, metavar='N', help='frames that run together')
     add('--precision', choices=('fp32', 'fp16', 'int8'), default='fp16')
     add('--label-upsampling', choices=('nearest', 'bilinear'), default='nearest', help="the node's")

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
 from vq_anomaly_ros.detection import model_file
-from vq_anomaly_ros.detection.engines import EngineError, build, gpu_graph, open_engine
+from vq_anomaly_ros.detection.engines import EngineError, build, gpu_graph, open_engine, quantised
 from vq_anomaly_ros.detection.model_file import ModelFile
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -122,13 +122,46 @@ def test_weights_beyond_fp16_are_named(tiny_graph, tiny_info, tmp_path: Path) ->
         gpu_graph.derive(model, FRAME, 1, ['score'], 'fp16')
 
 
-@pytest.mark.parametrize('precision', ['fp32', 'fp16'])
+@pytest.mark.parametrize('precision', ['fp32', 'fp16', 'int8'])
 @pytest.mark.parametrize('path', SHIPPED, ids=lambda path: path.stem)
-def test_nvidias_parser_and_builder_take_the_shipped_models(path: Path, precision: str) -> None:
+def test_nvidias_parser_and_builder_take_the_shipped_models(
+    path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     library = pytest.importorskip('tensorrt_rtx_bindings')
     model = model_file.read(path)
     outputs = ['score', 'labels', 'codes', 'camera_score', 'camera_labels']
-    graph = gpu_graph.derive(model, (720, 1280), 1, outputs, precision)
+    size = (720, 1280) if precision != 'int8' else (90, 160)  # it runs on frames
+    graph = gpu_graph.derive(model, size, 1, outputs, precision)
+    if precision == 'int8':
+        # What is tolerable on pictures that are none of streets says nothing: all of them.
+        monkeypatch.setattr(quantised, 'tolerable', lambda graph, small, *_: small)
+        rng = np.random.default_rng(0)
+        frames = [rng.integers(0, 256, (*size, 3), np.uint8) for _ in range(quantised.LEAST_FRAMES)]
+        graph = quantised.quantised(graph, frames)
+        convolutions = {n.input[0] for n in graph.graph.node if n.op_type == 'Conv'}
+        pairs = [n for n in graph.graph.node if n.op_type == 'DequantizeLinear']
+        assert sum(node.output[0] in convolutions for node in pairs) > 10
     logger = library.Logger(library.Logger.ERROR)
     plan = build.serialised(library, graph.SerializeToString(), 512, None, logger)
     assert len(plan) > 1_000_000 and plan[:4] != b'\0\0\0\0'
+
+
+def a_graph() -> onnx.ModelProto:
+    """A grouped convolution and a matrix product."""
+    filters = numpy_helper.from_array(np.zeros((6, 2, 3, 3), np.float32), 'filters')
+    factors = numpy_helper.from_array(np.zeros((5, 7), np.float32), 'factors')
+    nodes = [
+        helper.make_node('Conv', ['x', 'filters'], ['y'], group=2),
+        helper.make_node('MatMul', ['y', 'factors'], ['z']),
+    ]
+    given = helper.make_tensor_value_info('x', TensorProto.UINT8, (1, 4, 10, 7))
+    given.type.tensor_type.elem_type = TensorProto.FLOAT
+    result = helper.make_tensor_value_info('z', TensorProto.FLOAT, (1, 6, 8, 7))
+    graph = helper.make_graph(nodes, 'g', [given], [result], [filters, factors])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)])
+
+
+def test_operations_are_those_of_convolutions_and_products() -> None:
+    convolution = 2 * (6 * 8 * 5) * (2 * 3 * 3)
+    product = 2 * (6 * 8 * 7) * 5
+    assert gpu_graph.operations(a_graph()) == [convolution, product]

@@ -10,11 +10,12 @@ the model file at its score map's size, and besides
 
 N, H and W are fixed. Precision is written into the graph, and TensorRT is asked to keep to it:
 'fp32'; 'fp16', the convolutions of the encoder and what lies between them, norms, distances and
-scores staying fp32; 'int8', those convolutions quantised (quantised.py).
+scores staying fp32; 'int8', as fp16 with some of those convolutions quantised (quantised.py).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -39,6 +40,8 @@ _SENSITIVE = frozenset({
     'ReduceMean', 'ReduceSum', 'ReduceL2', 'ReduceLogSumExp', 'LpNormalization', 'Softmax',
     'LogSoftmax', 'TopK', 'ArgMax', 'Exp', 'Log', 'InstanceNormalization', 'LayerNormalization',
 })  # fmt: skip
+# Where an encoder begins: its convolutions, and weights that are kept in int8.
+_OPENING = ('Conv', 'DequantizeLinear')
 _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
@@ -288,7 +291,7 @@ def encoder_nodes(graph: onnx.GraphProto) -> set[int]:
     for position, node in enumerate(graph.node):
         if node.op_type in _SENSITIVE or not after_sensitive.isdisjoint(node.input):
             after_sensitive.update(node.output)
-        elif node.op_type == 'Conv' or not after_conv.isdisjoint(node.input):
+        elif node.op_type in _OPENING or not after_conv.isdisjoint(node.input):
             after_conv.update(node.output)
             candidates.append(position)
     chosen, needed = set[int](), set[str]()
@@ -336,6 +339,26 @@ def with_half_encoder(model: onnx.ModelProto) -> None:
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
     _drop_unused_constants(graph)
+
+
+def operations(model: onnx.ModelProto) -> list[int]:
+    """Multiplications and additions of each node of a graph of fixed shapes, in its order.
+
+    Of convolutions and matrix products; all else counts as 0.
+    """
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    for value in _values(graph):
+        shapes[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    counts = []
+    for node in graph.node:
+        each = 0  # of an output
+        if node.op_type == 'Conv':
+            each = math.prod(shapes[node.input[1]][1:])  # channels x window
+        elif node.op_type in ('MatMul', 'Gemm'):
+            each = shapes[node.input[0]][-1]
+        counts.append(2 * each * math.prod(shapes[node.output[0]]) if each else 0)
+    return counts
 
 
 def _stays_float(node: onnx.NodeProto, place: int) -> bool:

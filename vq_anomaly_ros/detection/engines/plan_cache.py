@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 _LARGEST = 2 << 30  # bytes; no plan of this package comes near
 _WAIT_S = 0.2
 

@@ -1,7 +1,8 @@
 """The encoder of a GPU graph in int8: explicit Q/DQ pairs, calibrated on frames.
 
 ONNX Runtime's quantiser does the work. What NVIDIA's parser takes: symmetric int8 activations and
-weights, no quantised bias. Norms, distances and scores stay fp32.
+weights, no quantised bias. What of the encoder cannot be int8 without changing what the model says
+(sensitivity.py) is fp16; norms, distances and scores stay fp32.
 """
 
 from __future__ import annotations
@@ -16,15 +17,20 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.version_converter
+from onnx import numpy_helper
 
 from vq_anomaly_ros.detection.engines import EngineError
-from vq_anomaly_ros.detection.engines.gpu_graph import encoder_nodes
+from vq_anomaly_ros.detection.engines.gpu_graph import encoder_nodes, with_half_encoder
+from vq_anomaly_ros.detection.engines.sensitivity import tolerable
 
 LEAST_FRAMES = 8
+_PROBES = 4  # batches that convolutions are tried on
+_OPSET = 19  # the first whose Q/DQ pairs take fp16
 
 
 def quantised(graph: onnx.ModelProto, frames: Sequence[np.ndarray]) -> onnx.ModelProto:
-    """The fp32 graph of gpu_graph.derive with its encoder's convolutions in int8.
+    """The fp32 graph of gpu_graph.derive with its encoder in int8 and fp16.
 
     frames: uint8 [H, W, 3] RGB of the graph's size, LEAST_FRAMES at least; those that do not fill
     a batch are left out. Raises EngineError.
@@ -48,7 +54,8 @@ def quantised(graph: onnx.ModelProto, frames: Sequence[np.ndarray]) -> onnx.Mode
     convolutions = _name_convolutions(named)
     if not convolutions:
         raise EngineError('the encoder has no convolutions to quantise: use the precision fp16')
-    reader = _Frames(given.name, frames, batch)
+    batches = _batches(frames, batch)
+    reader = _Frames(given.name, batches)
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder) / 'fp32.onnx', Path(folder) / 'int8.onnx'
         onnx.save(named, source)
@@ -69,7 +76,29 @@ def quantised(graph: onnx.ModelProto, frames: Sequence[np.ndarray]) -> onnx.Mode
                 'OpTypesToExcludeOutputQuantization': ['Conv'],
             },
         )
-        return onnx.load(target)
+        every = onnx.load(target)
+    small = tolerable(named, every, convolutions, batches[:: max(1, len(batches) // _PROBES)])
+    result = onnx.version_converter.convert_version(small, _OPSET)
+    with_half_encoder(result)
+    _keep_scales_positive(result.graph)
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def _keep_scales_positive(graph: onnx.GraphProto) -> None:
+    """Scales that fp16 rounds to 0 (of channels without weights) become its smallest number."""
+    pairs = ('QuantizeLinear', 'DequantizeLinear')
+    scales = {node.input[1] for node in graph.node if node.op_type in pairs}
+    for tensor in graph.initializer:
+        if tensor.name in scales:
+            values = numpy_helper.to_array(tensor)
+            least = np.finfo(values.dtype).smallest_subnormal
+            tensor.CopyFrom(numpy_helper.from_array(np.maximum(values, least), tensor.name))
+
+
+def _batches(frames: Sequence[np.ndarray], batch: int) -> list[np.ndarray]:
+    whole = len(frames) // batch * batch
+    return [np.stack(frames[first : first + batch]) for first in range(0, whole, batch)]
 
 
 def _name_convolutions(model: onnx.ModelProto) -> list[str]:
@@ -97,12 +126,9 @@ def _groups(node: onnx.NodeProto) -> int:
 class _Frames:
     """What the quantiser reads: one batch a call, None at the end."""
 
-    def __init__(self, name: str, frames: Sequence[np.ndarray], batch: int) -> None:
+    def __init__(self, name: str, batches: Sequence[np.ndarray]) -> None:
         self._name = name
-        whole = len(frames) // batch * batch
-        self._batches: Iterator[Any] = iter(
-            [np.stack(frames[first : first + batch]) for first in range(0, whole, batch)]
-        )
+        self._batches: Iterator[Any] = iter(batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         batch = next(self._batches, None)
