@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from vq_anomaly_ros.detection.engines.plan_cache import (
+    FORMAT,
     PlanCache,
     PlanError,
     PlanKey,
@@ -72,7 +73,7 @@ CHANGES = {
     'outputs': ('score',),
     'precision': 'fp32',
     'settings': 'strongly typed, workspace 256 MB',
-    'format': 2,
+    'format': FORMAT + 1,
 }
 
 
