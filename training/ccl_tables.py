@@ -72,17 +72,19 @@ def _light(found: Figures) -> list[str]:
 
 def _added(found: Figures) -> list[str]:
     """What a third category does to the two others: their figures without it and with it."""
-    full = of_row(found, _FULL)
-    lines = _head(['category', 'trained with', 'image AUROC', 'pixel AUROC', 'PRO'])
+    lines = _head(['category', 'trained with', 'seeds', 'image AUROC', 'pixel AUROC', 'PRO'])
     for category in dict.fromkeys(one['data'] for one in found['rows']):
-        for row, seeds in _models_with(found, category):
-            if row != _FULL and not row.startswith(f'{_FULL} without') and 'alone' not in row:
-                continue
-            shared = [seed for seed in seeds if seed in full]
-            some = [seeds[seed] for seed in shared]
+        models = [
+            seeds
+            for row, seeds in _models_with(found, category)
+            if row == _FULL or row.startswith(f'{_FULL} without') or row.endswith('alone')
+        ]
+        shared = set.intersection(*(set(seeds) for seeds in models)) if models else set()
+        for seeds in models if len(models) > 1 else []:
+            some = [seeds[seed] for seed in sorted(shared)]
             others = [n for n in some[0]['provenance']['trained_on'] if n != category]
             cells = [spread([one['metrics'][metric] for one in some]) for metric in METRICS[:3]]
-            lines.append(_line([category, ' + '.join(others) or 'nothing', *cells]))
+            lines.append(_line([category, ' + '.join(others) or 'nothing', str(len(some)), *cells]))
     return lines if len(lines) > 2 else []
 
 

@@ -27,6 +27,34 @@ from training.methods.ccl.task import Config, check_sizes
 from vq_anomaly_ros.replay import bags
 from vq_anomaly_ros.replay.demo import DRIVE, TOPIC
 
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope='module')
+def found() -> dict[str, Any]:
+    path = ROOT / 'docs/benchmarks/ccl_industrial.json'
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_the_page_says_what_was_found(found: dict[str, Any]) -> None:
+    assert markdown(found) in (ROOT / 'docs/ccl.md').read_text(encoding='utf-8')
+
+
+def test_a_row_is_of_a_category_and_a_seed_and_says_where_it_comes_from(
+    found: dict[str, Any],
+) -> None:
+    keys = [(row['model'], row['data'], row['seed']) for row in found['rows']]
+    assert len(set(keys)) == len(keys)
+    for row in found['rows']:
+        assert row['model'] in ccl_industrial.ROWS and row['protocol'] == 'industrial'
+        assert set(row['metrics']) == {'ap', 'image_auroc', 'pixel_auroc', 'pro'}
+        assert row['images'] > 0 and row['outliers'] == 'none' and row['commit']
+        provenance = row['provenance']
+        assert row['data'] in provenance['trained_on'] and (
+            provenance['epochs'] > 0 or 'neighbours' in row['model']
+        )
+
 
 def test_rows_are_contrasted_where_their_names_say_so() -> None:
     for row, changes in ccl_industrial.ROWS.items():
