@@ -1,12 +1,16 @@
 """How long a model takes for a frame, against the bare trunk of the same backbone in the same run.
 
 Milliseconds depend on the machine and on what else it does; the ratio to a known network, measured
-in turns with the model, can be compared.
+in turns with the model, can be compared. `python -m training.timing M.onnx --threads 1 --json F`
+writes what it measures of each file, by the model's name.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -24,10 +28,11 @@ from training.graph import ExportError, folded, to_onnx
 from training.measurement import BenchmarkError, Measurement
 from training.predictor import Predictor
 from vq_anomaly_ros.detection import model_file
-from vq_anomaly_ros.detection.engines import Engine, open_engine
-from vq_anomaly_ros.detection.model_file import ModelFile, ModelInfo
+from vq_anomaly_ros.detection.engines import Engine, EngineError, open_engine
+from vq_anomaly_ros.detection.model_file import ModelFile, ModelFileError, ModelInfo
 from vq_anomaly_ros.machine import cpu_name
 from vq_anomaly_ros.metrics import find_protocol
+from vq_anomaly_ros.replay.files import OutputError, write_text
 from vq_anomaly_ros.timing import in_turns
 
 TRUNK_SIZE = (512, 1024)
@@ -132,3 +137,33 @@ def _open_trunk(threads: int) -> Engine:
 def _trunk_title(engine: str) -> str:
     height, width = TRUNK_SIZE
     return f'EfficientNet-lite0, 16 blocks, {width}x{height}, {engine}'
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    parser = argparse.ArgumentParser('training.timing', description=__doc__)
+    parser.add_argument('model', nargs='+', help='model files, or names of shipped ones')
+    parser.add_argument('--backend', default='openvino', help='openvino (default) or onnxruntime')
+    parser.add_argument('--threads', type=int, default=2, help='of the engine (default: 2)')
+    parser.add_argument('--rounds', type=int, default=5, help='of turns (default: 5)')
+    parser.add_argument('--json', type=Path, metavar='F', help='write the figures there')
+    options = parser.parse_args(argv)
+    try:
+        models = [model_file.read(model_file.find_model(name)) for name in options.model]
+        found = time_models(models, options.backend, options.threads, options.rounds)
+        rows = [
+            {'model': one.info.name, 'input_size': list(one.info.input_size), **found[one.sha256]}
+            for one in models
+        ]
+        text = json.dumps(rows, indent=1) + '\n'
+        if options.json is not None:
+            write_text(options.json, text)
+    except (BenchmarkError, EngineError, ModelFileError, OutputError) as error:
+        print(f'training.timing: {error}', file=sys.stderr)
+        return 2
+    print(text, end='')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -15,7 +15,13 @@ from vq_anomaly_ros.detection.calibration_file import RealisedRate
 from vq_anomaly_ros.replay import charts
 from vq_anomaly_ros.replay.exceedances import TARGETS
 from vq_anomaly_ros.replay.frame_results import DriveStatistics, FrameRow
-from vq_anomaly_ros.replay.report_charts import RateRow, drift_charts, rate_chart, rate_rows
+from vq_anomaly_ros.replay.report_charts import (
+    RateRow,
+    drift_charts,
+    frame_score_chart,
+    rate_chart,
+    rate_rows,
+)
 
 
 def frame(place: int, above: Sequence[int] = (), **fields: object) -> FrameRow:
@@ -95,3 +101,15 @@ def test_frames_that_were_not_watched_leave_a_gap_not_nan() -> None:
     line, strips = drift_charts(rows, np.arange(3.0))
     assert 'nan' not in line.shapes[0].path + strips.shapes[0].path + strips.summary
     assert strips.shapes[0].path.count('M') == 2
+
+
+def test_the_score_of_a_frame_is_its_mean_over_time() -> None:
+    rows = [frame(place, mean_score=1.0 + 3.0 * (place == 2)) for place in range(5)]
+    chart = frame_score_chart(rows, np.arange(5.0))
+    assert chart is not None
+    assert 'Median 1, highest 4 at 2.0 s' in chart.summary
+    (level,) = [shape for shape in chart.shapes if shape.style == 'level']
+    assert level.text == 'median of this run: 1'
+    # A method whose scores are below 0 has no such chart, nor has a run of an older version.
+    assert frame_score_chart([frame(0, mean_score=-0.5)], np.zeros(1)) is None
+    assert frame_score_chart([frame(0)], np.zeros(1)) is None

@@ -109,3 +109,14 @@ def test_rounds_are_a_positive_number(roads, tiny_model, rounds, capsys):
 def test_a_picture_of_an_unknown_kind_is_refused_at_once(roads, tiny_model, capsys):
     assert run('--model', tiny_model, '--data', roads, '--picture', 'front.txt') == 2
     assert 'front.txt: is no name of a picture' in capsys.readouterr().err
+
+
+def test_files_are_timed_by_themselves(tiny_model, small_trunk, tmp_path, capsys):
+    rows = tmp_path / 'time.json'
+    command = [str(tiny_model), '--backend', 'onnxruntime', '--rounds', '1', '--threads', '1']
+    assert timing.main([*command, '--json', str(rows)]) == 0
+    (row,) = json.loads(rows.read_text())
+    assert row['ms'] > 0 and row['time_over_trunk'] == pytest.approx(row['ms'] / row['trunk_ms'])
+    assert json.loads(capsys.readouterr().out) == [row]
+    assert timing.main([str(tmp_path / 'none.onnx')]) == 2
+    assert 'training.timing:' in capsys.readouterr().err

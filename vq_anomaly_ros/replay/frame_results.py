@@ -65,7 +65,8 @@ class FrameRow:
     rarity: see `frame_rarity`; anomaly_fraction: share of the pixels in the mask, 0..1;
     labelled_fraction: share of the pixels labelled an anomaly, None without labels; class_shares:
     float64 [C], share of the pixels a class, or None; obstacles: how many were told; score: the
-    highest raw score, by which the benchmark judges an image; above: how many of the `pixels` have
+    highest raw score, by which the benchmark judges an image; mean_score: the mean of all of them,
+    which tells what lies over the whole frame; above: how many of the `pixels` have
     a calibrated score above 1 - t for each of exceedances.TARGETS; drift_level: 0 OK, 1 WARN, 2
     ERROR, None without a drift monitor; drift: {statistic: excess}, see drift.DriftState.excesses;
     region_pixels, region_alarms, region_above: pixels of the region of interest, those of them that
@@ -91,6 +92,7 @@ class FrameRow:
     region_alarms: int | None = None
     region_above: tuple[int, ...] | None = None
     alone: Alone | None = None
+    mean_score: float | None = None
 
 
 def frame_rarity(score: np.ndarray) -> float:
@@ -149,6 +151,7 @@ class DriveStatistics:
             detection.score.size,
             *_drift(result.drift),
             **_in_region(detection),
+            mean_score=float(detection.raw_score.mean(dtype=np.float64)),
         )
         self._count_flicker(result)
         self.rows.append(row)
@@ -188,6 +191,8 @@ class DriveStatistics:
         }
         scores = [row.score for row in self.rows if row.score is not None]
         summary['frame_score'] = _percentiles(scores, (50, 95, 100))
+        whole = [row.mean_score for row in self.rows if row.mean_score is not None]
+        summary['frame_mean_score'] = _percentiles(whole, (50, 95, 100))
         if self._classes:
             shares = [row.class_shares for row in self.rows if row.class_shares is not None]
             means = np.mean(shares, axis=0).tolist() if shares else [None] * len(self._classes)

@@ -38,7 +38,12 @@ from vq_anomaly_ros.replay.frame_results import (
 )
 from vq_anomaly_ros.replay.frame_series import FRAMES, write_frames
 from vq_anomaly_ros.replay.gallery import Gallery, choose
-from vq_anomaly_ros.replay.report_charts import drift_charts, rate_chart, rate_rows
+from vq_anomaly_ros.replay.report_charts import (
+    drift_charts,
+    frame_score_chart,
+    rate_chart,
+    rate_rows,
+)
 from vq_anomaly_ros.replay.video import VideoWriter
 
 SUMMARY = 'summary.json'
@@ -289,6 +294,9 @@ def _score_charts(
         level=(float(level), f'mask threshold: 1 normal pixel in {1 / run.target_fpr:,.0f}'),
         reference=other,
     )
+    of_frames = frame_score_chart(rows, times)
+    if of_frames is not None:
+        yield of_frames
     fractions = 100 * np.array([row.anomaly_fraction for row in rows])
     labelled = 100 * np.array([row.labelled_fraction for row in rows], np.float64)
     highest = max(float(fractions.max()), float(np.nanmax(labelled, initial=0.0)))

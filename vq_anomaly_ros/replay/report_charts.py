@@ -1,4 +1,4 @@
-"""The charts of a report that need more than a line: realised rates and drift."""
+"""The charts of a report beside rarity and mask: the frame's score, realised rates and drift."""
 
 from __future__ import annotations
 
@@ -73,6 +73,24 @@ def _of_run(
     shares = above.sum(0) / pixels.sum()
     pairs = zip(TARGETS, shares.tolist(), strict=True)
     return [RateRow(of, RealisedRate('pixel', t, s, s, s, LEVEL), False) for t, s in pairs]
+
+
+def frame_score_chart(rows: Sequence[FrameRow], times: np.ndarray) -> charts.Chart | None:
+    """The mean raw score of each frame over time: what lies over the whole frame (fog, a colour).
+
+    None where a frame has none, or one below 0, where such a line has no foot.
+    """
+    means = np.array([row.mean_score for row in rows], np.float64)
+    if not np.isfinite(means).all() or means.min() < 0:
+        return None
+    middle = float(np.median(means))
+    return charts.line_chart(
+        'Mean raw score of the frame',
+        times,
+        means,
+        top=1.08 * max(float(means.max()), 1e-6),
+        level=(middle, f'median of this run: {middle:.3g}'),
+    )
 
 
 def rate_chart(rows: Sequence[RateRow]) -> charts.Chart | None:
