@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from rich.console import Console
 
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.engines import EngineError, build, gpu_graph
@@ -82,6 +84,19 @@ def test_a_plan_is_built_kept_and_used(tiny_model, gpu, tmp_path, monkeypatch, c
     engine = TensorRtEngine(model, ['score', 'labels'], GpuOptions(precision='fp32'), gpu)
     engine.input_buffer(1, SIZE)
     assert log.read_text() == 'built\n'
+
+
+def test_a_terminal_sees_how_far_the_build_is(tiny_model, gpu, monkeypatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(
+        build_engine, 'Console', lambda **_: Console(file=terminal, force_terminal=True, width=90)
+    )
+    monkeypatch.setenv('STAND_IN_STEPS', '5')
+    monkeypatch.setenv('STAND_IN_STEP_S', '0.15')
+    assert run('--model', tiny_model, '--size', '90x170') == 0
+    shown = terminal.getvalue()
+    assert 'tactics' in shown and '/100' in shown
+    assert 'building the plan' not in shown and 'the plan is built and kept' in shown
 
 
 def test_verification_is_printed_and_kept(tiny_model, gpu, bag, tmp_path, capsys) -> None:

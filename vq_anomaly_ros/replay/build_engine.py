@@ -24,6 +24,7 @@ from vq_anomaly_ros.detection.engines.gpu_options import GpuOptions
 from vq_anomaly_ros.detection.engines.plan_cache import PlanCache, PlanError, PlanKey
 from vq_anomaly_ros.detection.engines.quantised import quantised
 from vq_anomaly_ros.detection.engines.tensorrt import (
+    BUILDING,
     TensorRtEngine,
     camera_outputs,
     find_runtime,
@@ -35,6 +36,7 @@ from vq_anomaly_ros.images import Frame, ImageError, as_frame
 from vq_anomaly_ros.replay import bags
 from vq_anomaly_ros.replay.files import write_bytes
 from vq_anomaly_ros.replay.interruption import interruptible
+from vq_anomaly_ros.replay.progress import progress_bar
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,6 +96,7 @@ def _gpu_options(
         batch=options.batch,
         workspace_mb=options.workspace,
         report=status.say,
+        progress=status.progress,
         quantise=(lambda graph: quantised(graph, frames)) if frames else None,
     )
 
@@ -135,23 +138,28 @@ def _rgb(frame: Frame, size: tuple[int, int]) -> np.ndarray:
 
 
 class _Status:
-    """What the build says: a line that is written over on a terminal, a line each elsewhere."""
+    """What the build says: a progress bar on a terminal, a line each elsewhere."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
-        self._status = self._console.status('preparing the graph')
+        self._bar = progress_bar(self._console)
+        self._task = self._bar.add_task('preparing the graph', total=None)
 
     def __enter__(self) -> _Status:
-        self._status.start()
+        if self._console.is_terminal:
+            self._bar.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._status.stop()
+        self._bar.stop()
+
+    def progress(self, phase: str, done: float) -> None:
+        """Draw how far the phase of a build is, 0..1."""
+        self._bar.update(self._task, description=phase, total=100, completed=round(100 * done))
 
     def say(self, line: str) -> None:
-        if self._console.is_terminal:
-            self._status.update(line)
-        else:
+        """Tell a line; above the bar it would only repeat how far the build is."""
+        if not (self._console.is_terminal and line.startswith(BUILDING)):
             self._console.print(line, highlight=False)
 
 

@@ -28,6 +28,7 @@ from vq_anomaly_ros.detection.model_file import ModelFile
 if TYPE_CHECKING:
     import tensorrt as trt
 
+BUILDING = 'building the plan'  # how reports of progress begin
 _REPORT_EVERY_S = 3.0
 
 
@@ -259,10 +260,11 @@ def _built(
     said = [-math.inf]
 
     def progress(phase: str, done: float) -> None:
+        options.progress(phase, done)
         now = time.monotonic()
         if now - said[0] >= _REPORT_EVERY_S:  # phases nest, and there are thousands of steps
             said[0] = now
-            options.report(f'building the plan: {phase} {100 * done:.0f} %')
+            options.report(f'{BUILDING}: {phase} {100 * done:.0f} %')
 
     return build.build_plan(
         graph.SerializeToString(deterministic=True),
