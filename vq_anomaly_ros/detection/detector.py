@@ -106,8 +106,8 @@ class Detector:
         self.min_obstacle_area = config.min_obstacle_area
         self.model = model_file.read(config.model)
         self.info = self.model.info
-        self.calibration_file = _calibration_file_of(self.model, config)
-        self.calibration = _calibration_of(self.model, self.calibration_file)
+        self.calibration_file = calibration_file_of(self.model, config.calibration)
+        self.calibration = calibration_of(self.model, self.calibration_file)
         outputs = self._outputs()
         self.engine = open_engine(self.model, config.backend, outputs, config.threads, config.gpu)
         self._scratch = np.empty((*self.info.input_size, 3), np.uint8)
@@ -288,15 +288,17 @@ def _resized(image: np.ndarray, size: tuple[int, int], interpolation: int) -> np
     return cv2.resize(image, (size[1], size[0]), interpolation=interpolation)
 
 
-def _calibration_file_of(model: ModelFile, config: DetectorConfig) -> CalibrationFile | None:
-    if config.calibration is None:
+def calibration_file_of(model: ModelFile, path: Path | None) -> CalibrationFile | None:
+    """What `calibrate` wrote for this model, None for no path; raises CalibrationError."""
+    if path is None:
         return None
-    file = calibration_file.read(config.calibration)
-    file.check_model(model.info, str(config.calibration))
+    file = calibration_file.read(path)
+    file.check_model(model.info, str(path))
     return file
 
 
-def _calibration_of(model: ModelFile, file: CalibrationFile | None) -> Calibration:
+def calibration_of(model: ModelFile, file: CalibrationFile | None) -> Calibration:
+    """The table of a file, or the model's own; raises ModelFileError where it has none."""
     if file is not None:
         return file.overall
     if model.info.calibration is None:

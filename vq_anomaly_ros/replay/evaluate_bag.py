@@ -1,7 +1,9 @@
 """evaluate_bag: every frame of a bag through the detector; report, numbers, video and a bag out.
 
-Frames are read in order by this process, not replayed: the same bag gives the same bits again.
-Exit code: 0 good, 1 a --fail-if condition is met, 2 wrong usage or input, 130 interrupted.
+Frames are read in order by this process, not replayed: the same bag gives the same bits again. Of
+several bags, each is evaluated by a process of its own into OUT/bags; the report is over all.
+Exit code: 0 good, 1 a --fail-if condition is met, 2 wrong usage or input (of several bags: those
+that can be are evaluated), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,13 +50,15 @@ from vq_anomaly_ros.replay.bags import (
 from vq_anomaly_ros.replay.comparison import ComparisonError, read_summary
 from vq_anomaly_ros.replay.conditions import Condition, ConditionError, parse
 from vq_anomaly_ros.replay.files import OutputError, staged
+from vq_anomaly_ros.replay.fleet import FleetError, Workers, add_fleet_options
 from vq_anomaly_ros.replay.frame_results import DriveStatistics, DroppedFrame, FrameResult
+from vq_anomaly_ros.replay.frame_series import FramesError
 from vq_anomaly_ros.replay.interruption import interruptible
 from vq_anomaly_ros.replay.labels import LabelError, LabelFolder
 from vq_anomaly_ros.replay.options import growth, persistence, smoothing, threads
 from vq_anomaly_ros.replay.progress import progress_bar
 from vq_anomaly_ros.replay.rerun_recording import RerunError, RerunRecording
-from vq_anomaly_ros.replay.topic_choice import ask_for_topic
+from vq_anomaly_ros.replay.topic_choice import ask_for_topic_of
 from vq_anomaly_ros.replay.video import VideoError
 
 OUTPUT = 'output'
@@ -86,7 +90,8 @@ class EvaluationConfig:
     bag_version: of the bag that is written; rerun: file of a recording for the rerun viewer, None
     for none; atlas: of the model, '' for the one beside it; compare: summary of another run, or its
     folder; region: where alarms count, None for the calibration's; scene: the rest of what is made
-    of a camera's scores, as the node's parameters have it; the others as in DetectorConfig.
+    of a camera's scores, as the node's parameters have it; keep_record: see report.Run; the
+    others as in DetectorConfig.
     """
 
     bags: tuple[Path, ...]
@@ -108,12 +113,18 @@ class EvaluationConfig:
     compare: Path | None = None
     region: Region | None = None
     scene: SceneConfig = DEFAULT_SCENE
+    keep_record: bool = False
 
 
-def evaluate(config: EvaluationConfig, console: Console | None = None) -> dict[str, Any]:
+def evaluate(
+    config: EvaluationConfig,
+    console: Console | None = None,
+    tick: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
     """Evaluate bags and write report.html, summary.json, overlay.webm and the bag output/.
 
     All four replace those of an earlier run once they are complete; on any error nothing changes.
+    tick: called with 1 after each frame.
 
     Returns:
         The summary; its 'failed' lists the conditions that are met.
@@ -133,6 +144,8 @@ def evaluate(config: EvaluationConfig, console: Console | None = None) -> dict[s
             writer = BagWriter(folder / OUTPUT, config.storage, version=config.bag_version)
             output = stack.enter_context(writer)
             found = _shown(_detections(config, topics, detector, labels, output), topics, console)
+            if tick is not None:
+                found = _ticking(found, tick)
             if config.rerun is not None:
                 recording = stack.enter_context(RerunRecording(config.rerun, detector.info))
                 found = recording.recorded(found)
@@ -177,19 +190,6 @@ def _run(
     explainer: Explainer | None = None,
 ) -> report.Run:
     names = tuple(bag.name for bag in config.bags)
-    settings = {
-        'bags': ', '.join(names),
-        'topics': ', '.join(dict.fromkeys(topics.values())),
-        'backend': config.backend,
-        'output_size': config.output_size,
-        'threads': config.threads,
-        'labels': config.labels.name if config.labels else None,
-        'calibration': config.calibration.name if config.calibration else None,
-        'region': str(config.region) if config.region else CALIBRATED,
-        'smoothing': config.scene.smoothing or None,
-        'persistence': config.scene.persistence,
-        'obstacle_growth': config.scene.obstacle_growth,
-    }
     return report.Run(
         title=f'Anomalies in {", ".join(names)}',
         sources=names,
@@ -202,12 +202,31 @@ def _run(
         latency='of the detector, from frame to labels, score and mask',
         labelled=config.labels is not None,
         video=config.video,
-        settings={name: value for name, value in settings.items() if value not in (None, '')},
+        settings=settings_of(config, topics.values()),
         conditions=config.conditions,
         calibration_file=detector.calibration_file,
         explainer=explainer,
         compare=config.compare,
+        keep_record=config.keep_record,
     )
+
+
+def settings_of(config: EvaluationConfig, topics: Iterable[str]) -> dict[str, Any]:
+    """What a person would have to repeat, {name: value}; topics: of the images."""
+    settings = {
+        'bags': ', '.join(bag.name for bag in config.bags),
+        'topics': ', '.join(dict.fromkeys(topics)),
+        'backend': config.backend,
+        'output_size': config.output_size,
+        'threads': config.threads,
+        'labels': config.labels.name if config.labels else None,
+        'calibration': config.calibration.name if config.calibration else None,
+        'region': str(config.region) if config.region else CALIBRATED,
+        'smoothing': config.scene.smoothing or None,
+        'persistence': config.scene.persistence,
+        'obstacle_growth': config.scene.obstacle_growth,
+    }
+    return {name: value for name, value in settings.items() if value not in (None, '')}
 
 
 def _detections(
@@ -344,29 +363,48 @@ def _shown(
         yield from progress.track(found, total=total, description='evaluating')
 
 
+def _ticking(
+    found: Iterable[FrameResult | DroppedFrame], tick: Callable[[int], None]
+) -> Iterator[FrameResult | DroppedFrame]:
+    for one in found:
+        yield one
+        tick(1)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command evaluate_bag; see --help. Returns the exit code."""
+    # It evaluates each bag with what is here.
+    from vq_anomaly_ros.replay import evaluate_fleet
+
     console = Console(stderr=True)
+    options = _parser().parse_args(arguments)
+    many = len(options.bag) > 1 or options.ray is not None
     try:
         with interruptible():
-            config = _config(_parser().parse_args(arguments))
-            config = dataclasses.replace(config, topic=ask_for_topic(config.bags[0], config.topic))
-            summary = evaluate(config, console)
-    except EXPECTED_ERRORS as error:
+            config = _config(options)
+            topic = ask_for_topic_of(config.bags, config.topic)
+            config = dataclasses.replace(config, topic=topic)
+            if many:
+                workers = Workers(options.jobs, options.ray)
+                summary = evaluate_fleet.evaluate_fleet(config, workers, options.fresh, console)
+            else:
+                summary = evaluate(config, console)
+    except (*EXPECTED_ERRORS, FleetError, FramesError) as error:
         print(f'evaluate_bag: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            'evaluate_bag: interrupted; nothing was written, results of an earlier run are as '
-            'they were',
-            file=sys.stderr,
+        kept = (
+            'bags that were finished are kept and not evaluated again'
+            if many
+            else ('nothing was written, results of an earlier run are as they were')
         )
+        print(f'evaluate_bag: interrupted; {kept}', file=sys.stderr)
         return 130
-    _tell(summary, config)
-    return 1 if summary['failed'] else 0
+    _tell(summary, config, many)
+    return 2 if summary.get('failed_bags') else 1 if summary['failed'] else 0
 
 
-def _tell(summary: dict[str, Any], config: EvaluationConfig) -> None:
+def _tell(summary: dict[str, Any], config: EvaluationConfig, many: bool) -> None:
     answered = summary['frames'] - summary['frames_dropped']
     print(f'{answered} of {summary["frames"]} frames, {summary["anomaly_fraction"]:.3%} anomalous')
     if config.labels is not None:
@@ -375,7 +413,12 @@ def _tell(summary: dict[str, Any], config: EvaluationConfig) -> None:
         print(', '.join(f'{name} {value:.4f}' for name, value in known.items()))
     for condition in summary['failed']:
         print(f'FAILED: {condition}')
+    for bag in summary.get('failed_bags', ()):
+        print(f'NOT EVALUATED: {bag["name"]}: {bag["error"]}')
     print(f'report  {config.out / report.REPORT}')
+    if many:
+        print(f'bags    {config.out / "bags"}')
+        return
     if config.video:
         print(f'video   {config.out / report.VIDEO}')
     print(f'bag     {config.out / OUTPUT}')
@@ -414,7 +457,7 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser('evaluate_bag', description=__doc__)
     add = parser.add_argument
-    add('bag', nargs='+', type=Path, help='bag folder, or a single .mcap or .db3 file')
+    add('bag', nargs='+', type=Path, help='bag folders, or single .mcap or .db3 files')
     add('--model', default='street', help='path of a model file or name of a shipped one')
     add('--out', type=Path, required=True, help='folder of the results')
     add('--topic', help='image topic; may be left out where a bag has one only')
@@ -445,6 +488,8 @@ def _parser() -> argparse.ArgumentParser:
         help='how the least size of obstacles grows towards the camera',
     )
     add('--threads', type=threads, default=0, help='0 leaves it to the runtime')
+    add_fleet_options(parser)
+    add('--fresh', action='store_true', help='of many bags, evaluate also what is done already')
     add_bag_options(parser)
     add('--rerun', type=Path, metavar='OUT.rrd', help='also write a recording for the rerun viewer')
     add('--no-video', action='store_true', help='write no overlay.webm')
@@ -459,4 +504,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    # Under its own name, by which other processes find what is here.
+    from vq_anomaly_ros.replay import evaluate_bag as command
+
+    sys.exit(command.main())

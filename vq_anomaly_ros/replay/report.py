@@ -52,6 +52,16 @@ VIDEO = 'overlay.webm'
 
 
 @dataclass(frozen=True)
+class BagLine:
+    """A bag of a report over many: name, link to its own report, its summary, or why it failed."""
+
+    name: str
+    link: str = ''
+    summary: dict[str, Any] | None = None
+    error: str = ''
+
+
+@dataclass(frozen=True)
 class Run:
     """What a report says of how its results were made.
 
@@ -61,7 +71,8 @@ class Run:
     person would have to repeat; counts, latency_ms: what the node says of itself, the latter in
     place of the frames' own latencies; keep_record: whether record/ is written, from which a report
     over several drives can be made; calibration_file: that of the calibration, if it came from one;
-    explainer: of the pixels that score highest; compare: summary of another run, or its folder.
+    explainer: of the pixels that score highest; compare: summary of another run, or its folder;
+    bags: those of a report over many, failed ones too.
     """
 
     title: str
@@ -84,6 +95,7 @@ class Run:
     calibration_file: CalibrationFile | None = None
     explainer: Explainer | None = None
     compare: Path | None = None
+    bags: tuple[BagLine, ...] = ()
 
 
 def write_report(
@@ -176,8 +188,18 @@ def summarise(statistics: DriveStatistics, run: Run) -> dict[str, Any]:
         'target_fpr': run.target_fpr,
         'settings': run.settings,
         **({'counts': run.counts} if run.counts else {}),
+        **(_bags(run.bags) if run.bags else {}),
         'version': package_version(),
         'created': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    }
+
+
+def _bags(lines: Sequence[BagLine]) -> dict[str, Any]:
+    """What the summary over many bags says of them."""
+    failed = [{'name': line.name, 'error': line.error} for line in lines if line.error]
+    return {
+        'bags': {'evaluated': len(lines) - len(failed), 'failed': len(failed)},
+        'failed_bags': failed,
     }
 
 

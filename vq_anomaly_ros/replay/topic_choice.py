@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from vq_anomaly_ros.replay import bags
@@ -30,6 +31,17 @@ def ask_for_topic(bag: Path, topic: str | None) -> str | None:
     if not answer.isdigit() or not 1 <= int(answer) <= len(cameras):
         raise bags.BagError(f'{answer!r} is none of 1 to {len(cameras)}; choose with --topic')
     return list(cameras)[int(answer) - 1]
+
+
+def ask_for_topic_of(found: Sequence[Path], topic: str | None) -> str | None:
+    """As ask_for_topic, of the first of several bags that can be read."""
+    for bag in found:
+        try:
+            return ask_for_topic(bag, topic)
+        except bags.BagError:
+            if len(found) == 1:
+                raise
+    return topic
 
 
 def describe(bag: Path, topic: str) -> str:
