@@ -34,13 +34,12 @@ PATIENCE = 120.0
 def drives(
     tmp_path_factory: pytest.TempPathFactory, road_drive: Callable[..., list[np.ndarray]]
 ) -> list[Path]:
-    """Two labelled bags of the same name in different folders."""
+    """Two labelled bags."""
     folder = tmp_path_factory.mktemp('fleet')
     (folder / 'labels').mkdir()
     paths = []
-    for number in range(2):
-        path = folder / f'car_{number}' / 'drive'
-        path.parent.mkdir()
+    for number, name in enumerate(('drive', 'other')):
+        path = folder / name
         with bags.BagWriter(path) as writer:
             for place, pixels in enumerate(road_drive(20 * number, 16)):
                 stamp = (10 * number + 1) * 10**9 + place * 10**8
@@ -100,6 +99,12 @@ def test_cores_are_shared_out(jobs: int, threads: int, drives: int, expected: in
     assert workers.threads(threads, drives) == (threads or max(1, fleet._cores() // expected))
 
 
+def test_bags_of_one_name_get_folders_of_their_own() -> None:
+    taken: set[str] = set()
+    names = [fleet.unused_name(name, taken) for name in ('a', 'b', 'a', 'a-2', 'a')]
+    assert names == ['a', 'b', 'a-2', 'a-2-2', 'a-3']
+
+
 def plain(summary: dict[str, Any]) -> dict[str, Any]:
     """A summary without what differs from run to run, or with the way it was made."""
     ways = ('created', 'latency_ms', 'made_by', 'bags', 'failed_bags', 'settings')
@@ -130,7 +135,7 @@ def test_many_bags_equal_one_pass_and_nothing_is_done_twice(
     tiny_model: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    labels = drives[0].parents[1] / 'labels'
+    labels = drives[0].parent / 'labels'
     config = EvaluationConfig(
         tuple(drives), tmp_path / 'one', tiny_model, labels=labels, threads=1, video=False
     )
@@ -146,11 +151,11 @@ def test_many_bags_equal_one_pass_and_nothing_is_done_twice(
     assert plain({**summary, 'sources': expected['sources']}) == plain(expected)
     assert rows_of(out) == rows_of(tmp_path / 'one')
     page = (out / 'report.html').read_text()
-    links = [f'bags/{name}/report.html' for name in ('drive', 'drive-2')]
+    links = [f'bags/{name}/report.html' for name in ('drive', 'other')]
     assert all(f'href="{link}"' in page and (out / link).is_file() for link in links)
     assert 'FAILED' in page and not (out / 'output').exists()
 
-    results = [out / 'bags' / name / 'summary.json' for name in ('drive', 'drive-2')]
+    results = [out / 'bags' / name / 'summary.json' for name in ('drive', 'other')]
     before = [path.stat().st_mtime_ns for path in results]
     assert main(run) == 2
     assert [path.stat().st_mtime_ns for path in results] == before
@@ -219,9 +224,9 @@ def test_a_calibration_of_many_bags_equals_that_of_one_pass(
     assert found.to_dict() == expected.to_dict()
     kept = tmp_path / 'c.json.parts'
     parts = sorted(path.name for path in kept.iterdir())
-    assert parts == ['drive-2.json', 'drive-2.pickle', 'drive.json', 'drive.pickle']
+    assert parts == ['drive.json', 'drive.pickle', 'other.json', 'other.pickle']
     before = (kept / 'drive.pickle').stat().st_mtime_ns
-    (kept / 'drive-2.pickle').write_bytes(b'rubbish')
+    (kept / 'other.pickle').write_bytes(b'rubbish')
     assert calibrate([*named[:2], *options]) == 2
     assert 'remove it, or use --fresh' in capsys.readouterr().err
     assert (kept / 'drive.pickle').stat().st_mtime_ns == before

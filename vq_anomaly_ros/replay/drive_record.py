@@ -72,7 +72,12 @@ class DriveRecord:
 def _plain(picture: Picture, rows: list[FrameRow]) -> dict[str, Any]:
     """A picture's fields for JSON: the row by its place among the rows."""
     fields = {f.name: getattr(picture, f.name) for f in dataclasses.fields(picture)}
-    return fields | {'row': next(i for i, row in enumerate(rows) if row is picture.row)}
+    # Not the row itself: what is told of a frame only once the next one has come is put in anew.
+    return fields | {'row': [_key(row) for row in rows].index(_key(picture.row))}
+
+
+def _key(row: FrameRow) -> tuple[str, str, int]:
+    return row.source, row.topic, row.stamp_ns
 
 
 def _picture(fields: dict[str, Any], rows: list[FrameRow]) -> Picture:
