@@ -14,8 +14,15 @@ import pytest
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.detector import Detection
 from vq_anomaly_ros.detection.drift import DriftError, DriftState, Figure
-from vq_anomaly_ros.detection.events import CameraWatch, DriftEdges, Event, camera_watch
+from vq_anomaly_ros.detection.events import (
+    CameraWatch,
+    DriftEdges,
+    Event,
+    ObstacleEdges,
+    camera_watch,
+)
 from vq_anomaly_ros.detection.levels import Judgement, Level
+from vq_anomaly_ros.detection.obstacles import Obstacle
 from vq_anomaly_ros.images import Frame
 
 STEP = 100_000_000
@@ -45,6 +52,36 @@ def test_an_event_is_a_rising_edge(levels: list[Level], expected: list[tuple[int
     assert [(one.stamp_ns, one.level) for one in found] == expected
     assert all(one.message == f'it is {one.level.name}' for one in found)
     assert all(one.figures == {'texture': 1.2346} for one in found)
+
+
+def with_things(*things: tuple[int, int, float]) -> Detection:
+    """A detection with these obstacles: track, frames, area."""
+    obstacles = [
+        Obstacle((10.0, 4.0, 4.0, 2.0), area, 0.9, 0.99, track=track, frames=frames)
+        for track, frames, area in things
+    ]
+    return dataclasses.replace(detection(), obstacles=tuple(obstacles))
+
+
+def test_a_thing_that_stays_is_told_once() -> None:
+    edges = ObstacleEdges()
+    found = [edges.update(t, with_things((7, t + 1, 0.01))) for t in range(30)]
+    assert [t for t, events in enumerate(found) if events] == [4]
+    (event,) = found[4]
+    assert (event.kind, event.level) == ('obstacle', WARN)
+    assert event.figures == {
+        'objects': 1.0, 'track': 7.0, 'x': 12.0, 'y': 5.0, 'area': 0.01, 'score_max': 0.99
+    }  # fmt: skip
+    assert '1.00% of the picture stays in sight around (12, 5) of 32x16' in event.message
+
+
+def test_things_that_come_together_are_one_event() -> None:
+    edges = ObstacleEdges()
+    assert 'and 1 more' in edges.update(0, with_things((1, 5, 0.02), (2, 6, 0.01)))[0].message
+    assert edges.update(1, with_things((3, 5, 0.01))) == [], 'within ten frames'
+    assert [edges.update(t, with_things()) for t in range(2, 11)] == [[]] * 9
+    assert len(edges.update(11, with_things((3, 15, 0.01), (4, 5, 0.01)))) == 1
+    assert edges.update(99, with_things((5, 1, 0.5))) == [], 'not yet'
 
 
 def test_an_event_survives_json() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,17 @@ class Camera:
             self.publisher.publish(self.message(pixels, stamp=first_ns + place * STEP))
             assert self.peer.spin_until(lambda count=count: len(self.masks) > count)
 
+    def told(self) -> list[dict[str, Any]]:
+        """The events of its drift monitor; noise may show unknown objects, too."""
+        found = [json.loads(event.data) for event in self.events]
+        return [one for one in found if one['kind'] == 'drift']
+
+    def picture_at(self, stamp_ns: int) -> Any:
+        """The picture of the event with this stamp; None before it has come."""
+        stamps = [one.header.stamp for one in self.pictures]
+        found = [one.sec * SECOND + one.nanosec == stamp_ns for one in stamps]
+        return self.pictures[found.index(True)] if any(found) else None
+
     def status(self) -> tuple[int, str, dict[str, str]]:
         """Level, message and values of the next diagnostics."""
         count = len(self.diagnostics)
@@ -80,7 +92,7 @@ def test_faults_are_told_within_two_seconds_and_a_quiet_drive_is_not(
     # Every case begins with a stamp before all others: a drive that is played anew.
     camera.send(road_drive(120, 40), 1000 * SECOND)
     level, message, values = camera.status()
-    assert (level, message, camera.events) == (0, 'running', [])
+    assert (level, message, camera.told()) == (0, 'running', [])
     assert values['drift'] == 'OK: as on the calibration drive'
     assert {'drift brightness', 'drift codes', 'drift alarms'} <= set(values)
     for number, fault in enumerate(CASES, 1):
@@ -91,15 +103,13 @@ def test_faults_are_told_within_two_seconds_and_a_quiet_drive_is_not(
         bad = [faulty(p, fault, 3, place) for place, p in enumerate(after) if fault != FROZEN]
         start_ns = (1000 - 10 * number) * SECOND
         camera.send([*pictures[:BEFORE], *(bad or [pictures[BEFORE - 1]] * 20)], start_ns)
-        assert peer.spin_until(lambda: camera.events and camera.pictures), fault
-        told = json.loads(camera.events[0].data)
+        assert peer.spin_until(camera.told), fault
+        told = camera.told()[0]
         onset = start_ns + BEFORE * STEP
         assert onset <= told['stamp_ns'] <= onset + 2 * SECOND, told
-        assert told['level'] in ('WARN', 'ERROR') and told['kind'] == 'drift'
+        assert told['level'] in ('WARN', 'ERROR')
         assert told['figures'], 'what is out of its limits'
-        picture = camera.pictures[0]
-        stamp = picture.header.stamp
-        assert stamp.sec * SECOND + stamp.nanosec == told['stamp_ns']
+        picture = peer.spin_until(partial(camera.picture_at, told['stamp_ns']))
         assert (picture.height, picture.width, picture.encoding) == (180, 320, 'bgr8')
         level, message, values = camera.status()
         assert level in (1, 2) and message.startswith('drift: ')
@@ -116,11 +126,11 @@ def test_without_a_calibration_only_frozen_frames_are_told(
     pictures = road_drive(0, 20)
     camera.send([faulty(p, 'underexposure', 5) for p in pictures], SECOND)
     level, _, values = camera.status()
-    assert (level, camera.events) == (0, [])
+    assert (level, camera.told()) == (0, [])
     assert 'not calibrated' in values['drift']
     camera.send([pictures[0]] * 8, 10 * SECOND)
-    assert peer.spin_until(lambda: camera.events)
-    assert json.loads(camera.events[0].data)['figures'] == {'frozen_s': 0.5}
+    assert peer.spin_until(camera.told)
+    assert camera.told()[0]['figures'] == {'frozen_s': 0.5}
 
 
 def test_damaged_limits_keep_it_unconfigured(

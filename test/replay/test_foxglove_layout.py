@@ -43,7 +43,8 @@ def test_its_topics_are_those_of_the_output_bag(
     tmp_path: Path, picture: Any, tiny_model: Path, layout: dict[str, Any]
 ) -> None:
     with bags.BagWriter(tmp_path / 'drive') as writer:
-        writer.write_image('/front/image_raw', 1, picture(0), 'bgr8')
+        for place in range(8):  # the same picture again and again is an event
+            writer.write_image('/front/image_raw', 1 + place * 10**8, picture(0), 'bgr8')
     evaluate(EvaluationConfig((tmp_path / 'drive',), tmp_path / 'out', tiny_model, video=False))
     written = bags.topics(tmp_path / 'out' / 'output')
     for panel, config in layout['configById'].items():
