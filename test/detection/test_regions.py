@@ -107,7 +107,7 @@ def test_what_stands_in_a_region_is_its_part_and_the_runs_above_it(
     assert (found[mask & region]).all()
     for row, column in np.argwhere(found):
         below = row
-        while not region[below, column]:
+        while not region[below : below + 2, column].any():
             below += 1
             assert mask[below, column]
 

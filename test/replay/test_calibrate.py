@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 from vq_anomaly_ros.detection import calibration_file, model_file
+from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
 from vq_anomaly_ros.detection.drift import STATISTICS, Baseline
+from vq_anomaly_ros.images import as_frame
 from vq_anomaly_ros.replay import bags
 from vq_anomaly_ros.replay.calibrate import main
 from vq_anomaly_ros.replay.evaluate_bag import main as evaluate
@@ -180,3 +183,30 @@ def test_a_region_that_is_none_is_refused(
 ) -> None:
     assert calibrate(drive, tiny_model, tmp_path / 'c.json', '--region', region) == 2
     assert problem in capsys.readouterr().err
+
+
+def test_a_pixel_is_compared_with_its_class_if_asked(
+    tmp_path: Path, drive: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each class that has a table keeps the target rate by itself."""
+    out = tmp_path / 'quiet.json'
+    assert calibrate(drive, tiny_model, out) == 0
+    file = calibration_file.read(out)
+    # The drive is too short for tables of classes: the roads get one by hand.
+    road = dataclasses.replace(file.overall, raw=file.overall.raw + np.float32(0.1))
+    by_hand = dataclasses.replace(file, classes={**file.classes, 'road': road})
+    out.write_text(by_hand.to_json())
+    frames = [as_frame(message) for _, _, message in bags.read_images(drive, None)]
+    config = DetectorConfig(tiny_model, output_size='network', calibration=out, by_class=True)
+    with Detector(config) as detector:
+        found = detector.detect(frames)
+    for name, table in by_hand.classes.items():
+        index = detector.info.classes.index(name)
+        for one in found:
+            assert one.labels is not None
+            of_class = one.labels == index
+            expected = table.apply(one.raw_score[of_class])
+            np.testing.assert_array_equal(one.score[of_class], expected)
+    bag = [str(drive), '--model', str(tiny_model), '--out', str(tmp_path / 'report')]
+    assert evaluate([*bag, '--by-class']) == 2
+    assert 'class by class only with a calibration' in capsys.readouterr().err

@@ -12,7 +12,11 @@ import cv2
 import numpy as np
 
 from vq_anomaly_ros.detection import calibration_file, model_file
-from vq_anomaly_ros.detection.calibration import Calibration, check_target_fpr
+from vq_anomaly_ros.detection.calibration import (
+    Calibration,
+    CalibrationError,
+    check_target_fpr,
+)
 from vq_anomaly_ros.detection.calibration_file import CalibrationFile
 from vq_anomaly_ros.detection.engines import Engine, EngineError, open_cpu_engine, open_engine
 from vq_anomaly_ros.detection.engines.build import BuildCancelledError
@@ -38,7 +42,8 @@ class DetectorConfig:
     the argmax of bilinearly upsampled class scores ('bilinear', smooth edges, as in evaluation);
     min_obstacle_area: smallest share of a picture, 0..1, that is told as an obstacle; gpu: how
     TensorRT builds and runs, where it is the backend; calibration: path of a file that `calibrate`
-    wrote for this model, None for the table inside the model.
+    wrote for this model, None for the table inside the model; by_class: whether a pixel is compared
+    with those of its own predicted class on the calibration's drives, where these had enough.
     """
 
     model: Path
@@ -52,6 +57,7 @@ class DetectorConfig:
     min_obstacle_area: float = 5e-4
     gpu: GpuOptions | None = None
     calibration: Path | None = None
+    by_class: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,7 @@ class Detector:
         self.info = self.model.info
         self.calibration_file = calibration_file_of(self.model, config.calibration)
         self.calibration = calibration_of(self.model, self.calibration_file)
+        self._class_tables = _class_tables_of(self.info, self.calibration_file, config)
         outputs = self._outputs()
         self.engine = open_engine(self.model, config.backend, outputs, config.threads, config.gpu)
         self._scratch = np.empty((*self.info.input_size, 3), np.uint8)
@@ -243,9 +250,9 @@ class Detector:
         self, frame: Frame, results: dict[str, np.ndarray], i: int, scene: Scene | None
     ) -> Detection:
         raw = results['score'][i].copy()
-        score = self.calibration.apply(raw if scene is None else scene.smoothed(raw))
-        alarms = np.where(score > np.float32(1 - self.target_fpr), np.uint8(255), np.uint8(0))
         labels = results['labels'][i] if 'labels' in results else None
+        score = self._calibrated(raw if scene is None else scene.smoothed(raw), labels)
+        alarms = np.where(score > np.float32(1 - self.target_fpr), np.uint8(255), np.uint8(0))
         codes = results['codes'][i].copy() if 'codes' in results else None
         size = frame.size if self.output_size == 'camera' else self.info.map_size
         mask, region = (alarms, None) if scene is None else scene.alarms(alarms, labels)
@@ -260,6 +267,14 @@ class Detector:
             alarms=alarms,
             region=region,
         )
+
+    def _calibrated(self, raw: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+        """Calibrated scores float32 [h, w] of raw ones; labels: uint8 [h, w], if there are any."""
+        score = self.calibration.apply(raw)
+        for index, table in self._class_tables.items() if labels is not None else ():
+            of_class = labels == index
+            score[of_class] = table.apply(raw[of_class])
+        return score
 
 
 def _labels(results: dict[str, np.ndarray], i: int, size: tuple[int, int]) -> np.ndarray | None:
@@ -295,6 +310,20 @@ def calibration_file_of(model: ModelFile, path: Path | None) -> CalibrationFile 
     file = calibration_file.read(path)
     file.check_model(model.info, str(path))
     return file
+
+
+def _class_tables_of(
+    info: ModelInfo, file: CalibrationFile | None, config: DetectorConfig
+) -> dict[int, Calibration]:
+    """{class id: table}, where scores are compared class by class."""
+    if not config.by_class:
+        return {}
+    if file is None or not file.classes:
+        raise CalibrationError(
+            'scores can be compared class by class only with a calibration that has tables of '
+            'classes: give a file that `calibrate` wrote for this model, which needs classes'
+        )
+    return {info.classes.index(name): table for name, table in file.classes.items()}
 
 
 def calibration_of(model: ModelFile, file: CalibrationFile | None) -> Calibration:

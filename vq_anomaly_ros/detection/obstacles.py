@@ -11,8 +11,8 @@ import numpy as np
 MOST = 100
 # What is labelled ground nearly all over is a cover, a stain or a shadow, and no thing on it.
 _SURFACE = 0.95
-# Positions of the score map: a thinner part is an edge.
-_THINNEST = 2
+# Positions of the score map: what is thinner is an edge, or joins two things.
+_THINNEST = np.ones((3, 3), np.uint8)
 # Rows and columns around the foot of a part where the ground is looked for.
 _AROUND = np.ones((3, 7), np.uint8)
 
@@ -57,9 +57,11 @@ def find_obstacles(
         size: (height, width) in whose pixels the boxes are told.
         min_area: smallest share of the picture, 0..1; what is smaller is no obstacle.
         growth: how min_area grows with nearness, see `least_areas`.
-        ground: bool [h, w], where the labels say so. If given, what is flat or thin is no obstacle,
-            and `around` is told of the others.
+        ground: bool [h, w], where the labels say so. If given, thin bits of the mask are left out
+            and flat parts are no obstacles, and `around` is told of the others.
     """
+    if ground is not None:
+        mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, _THINNEST)
     _, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA] / mask.size
     feet = stats[1:, cv2.CC_STAT_TOP] + stats[1:, cv2.CC_STAT_HEIGHT]
@@ -99,7 +101,7 @@ def _obstacle(
     inside = parts[window] == part
     around = None
     if ground is not None:
-        if min(width, height) < _THINNEST or ground[window][inside].mean() >= _SURFACE:
+        if ground[window][inside].mean() >= _SURFACE:
             return None
         around = _ground_around(parts, ground, part, (x, y, width, height))
     scores = score[window][inside]

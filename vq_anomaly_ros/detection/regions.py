@@ -177,9 +177,11 @@ def _without_specks(ground: np.ndarray) -> np.ndarray:
 def standing(mask: np.ndarray, region: np.ndarray) -> np.ndarray:
     """What of a mask lies in a region, and what rises above it: bool [h, w] of two such.
 
-    Column by column, a run of the mask that reaches into the region from above belongs to it.
+    Column by column, a run of the mask that reaches into the region from above belongs to it, or
+    that ends right above it: feet are often half a position short of the ground.
     """
     kept = mask & region
+    kept[:-1] |= mask[:-1] & region[1:]
     for row in range(len(mask) - 2, -1, -1):
         kept[row] |= mask[row] & kept[row + 1]
     return kept

@@ -252,6 +252,12 @@ class Settings:
         "File that `calibrate` wrote for this model; '' for the model's own table, that of its "
         'training set.',
     )
+    calibration_by_class: bool = _parameter(
+        False,
+        Changes.UNCONFIGURED,
+        'Compare a pixel with those of its own predicted class on the calibration drive instead of '
+        'with all of them; needs a calibration file.',
+    )
     min_obstacle_area: float = _parameter(
         5e-4,
         Changes.AT_RUN_TIME,

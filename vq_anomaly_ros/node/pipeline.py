@@ -333,6 +333,7 @@ def _config(settings: Settings, gpu: GpuOptions) -> DetectorConfig:
         min_obstacle_area=settings.min_obstacle_area,
         gpu=gpu,
         calibration=Path(settings.calibration) if settings.calibration else None,
+        by_class=settings.calibration_by_class,
     )
 
 

@@ -111,6 +111,7 @@ class EvaluationConfig:
     calibration: Path | None = None
     atlas: str = ''
     compare: Path | None = None
+    by_class: bool = False
     region: Region | None = None
     scene: SceneConfig = DEFAULT_SCENE
     keep_record: bool = False
@@ -160,6 +161,7 @@ def _detector_config(config: EvaluationConfig) -> DetectorConfig:
         target_fpr=config.target_fpr,
         threads=config.threads,
         calibration=config.calibration,
+        by_class=config.by_class,
     )
 
 
@@ -221,6 +223,7 @@ def settings_of(config: EvaluationConfig, topics: Iterable[str]) -> dict[str, An
         'threads': config.threads,
         'labels': config.labels.name if config.labels else None,
         'calibration': config.calibration.name if config.calibration else None,
+        'by_class': config.by_class or None,
         'region': str(config.region) if config.region else CALIBRATED,
         'smoothing': config.scene.smoothing or None,
         'persistence': config.scene.persistence,
@@ -445,6 +448,7 @@ def _config(options: argparse.Namespace) -> EvaluationConfig:
         calibration=options.calibration,
         atlas=options.atlas,
         compare=options.compare,
+        by_class=options.by_class,
         region=asked_region(options.region),
         scene=SceneConfig(
             smoothing=options.smoothing,
@@ -468,6 +472,11 @@ def _parser() -> argparse.ArgumentParser:
     add('--calibration', type=Path, help="file of `calibrate`; without one, the model's own table")
     add('--atlas', default='', help='of training.atlas: what the codevectors stand for')
     add('--compare', type=Path, metavar='RUN', help='summary.json of another run, or its folder')
+    add(
+        '--by-class',
+        action='store_true',
+        help='compare pixels with those of their own class on the calibration drive only',
+    )
     add(
         '--region',
         default=CALIBRATED,
