@@ -375,6 +375,10 @@ def test_a_region_gets_its_own_figures(drive: Path, tiny_model: Path, tmp_path: 
     assert summary['anomaly_fraction'] == pytest.approx(inside / 2, rel=0.1)
     assert summary['region']['share_above']['1e-1'] > 0
     assert 0 <= summary['flicker']['parts_before'] <= 1
+    page = (tmp_path / 'out' / 'report.html').read_text(encoding='utf-8')
+    assert f'{summary["region"]["share"]:.1%}'.replace('%', ' %') in page
+    assert f'{summary["region"]["anomaly_fraction"]:.3%}'.replace('%', ' %') in page
+    assert '“0,0 0.5,0 0.5,1 0,1”' in page
     # The square lies in the middle: half of it is judged.
     assert 0 < summary['metrics']['region']['ap'] <= 1
     assert summary['metrics']['region']['ap'] != summary['metrics']['ap']

@@ -252,6 +252,7 @@ def render(
         rates=rates,
         rate_chart=rate_chart(rates),
         drift_charts=drift_charts(rows, times),
+        counted=summary['region']['share'] is not None or any(row.alone for row in rows),
         share_chart=_share_chart(rows, times, run),
         latency_chart=_latency_chart(rows, summary, run),
         most_rare=MOST_RARE,
