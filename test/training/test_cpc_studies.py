@@ -22,7 +22,7 @@ from vq_anomaly_ros.replay.faults import FAULTS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs/cpc.md'
-STUDIES = (cpc_drives,)
+STUDIES = (cpc_industrial, cpc_drives, cpc_ablation)
 
 
 def rows_of(study: Any) -> list[dict[str, Any]]:
@@ -34,6 +34,20 @@ def rows_of(study: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize('study', STUDIES, ids=lambda study: study.__name__)
 def test_the_page_says_what_was_measured(study: Any) -> None:
     assert study.markdown(rows_of(study)) in PAGE.read_text(encoding='utf-8')
+
+
+def test_every_row_says_where_it_comes_from() -> None:
+    rows = rows_of(cpc_industrial)
+    assert {(row['kind'], row['category'], row['seed']) for row in rows} == {
+        (kind, category, seed)
+        for kind in cpc_industrial.KINDS
+        for category in cpc_industrial.CATEGORIES
+        for seed in range(3)
+    }
+    for row in rows:
+        assert row['commit'] and row['config']['seed'] == row['seed']
+        assert row['budget']['steps'] > 0 and row['budget']['seconds'] > 0
+        assert row['config']['random_encoder'] == (row['kind'] == 'random')
 
 
 def picture(number: int) -> np.ndarray:
@@ -96,9 +110,22 @@ def test_a_row_of_the_ablation_judges_two_categories(
     row = cpc_ablation.measure('N = 64', 0, **given)
     assert set(row['categories']) == {'screw', 'fibre_mat'}
     for found in row['categories'].values():
-        assert found['config']['negatives'] == 64 and set(found['scores']) == set(
-            cpc_ablation.SCORES
-        )
+        assert found['config']['negatives'] == 64
+        assert set(found['scores']) == {'loss', 'excess', 'nearest'}
+    assert len(cpc_ablation.markdown([row]).splitlines()) == 2 + 3
+
+
+def test_negatives_of_the_picture_depend_on_what_else_is_in_it(bank: Bank) -> None:
+    z = bank.grids[0].clone()
+    changed = z.clone()
+    changed[..., 8:] += 2.0 * changed[..., :3]
+    scores = cpc_ablation.scores_of(bank, all_of_them=True)
+    assert set(scores) == set(cpc_ablation.SCORES)
+    own, other = (scores['batch'](one)[0, :, 0] for one in (z, changed))
+    assert not torch.allclose(own, other)
+    assert torch.equal(scores['batch'](z), scores['batch'](z))
+    whole, condensed = scores['whole'](z), scores['loss'](z)
+    assert np.corrcoef(whole.detach().flatten(), condensed.detach().flatten())[0, 1] > 0.8
 
 
 def test_figures_of_a_category_are_those_of_a_slow_loop(bank: Bank, root: Path) -> None:
