@@ -165,7 +165,12 @@ class TestGlobalContrast:
 def net(request: pytest.FixtureRequest) -> CclNet:
     torch.manual_seed(0)
     base: Base = request.param
-    return CclNet(frozen_teacher('efficientnet-lite0', 32, False), (8, 16, 32), base, width=32)
+    try:
+        # With its weights: cosines of an untrained teacher's maps, nearly 0, are rounding errors.
+        teacher = frozen_teacher('efficientnet-lite0', 32)
+    except BackboneError as error:
+        pytest.skip(str(error))
+    return CclNet(teacher, (8, 16, 32), base, width=32)
 
 
 class TestNetwork:
@@ -197,7 +202,7 @@ class TestNetwork:
         assert found.shape == (3, 16, 32) and found.min() >= 0 and found.max() <= 2
         mean = np.mean([one.mean(dim=(1, 2)) for one in distances], axis=0)
         np.testing.assert_allclose(found.mean(dim=(1, 2)), mean, atol=0.05)
-        torch.testing.assert_close(found[1:2], alone, atol=1e-3, rtol=0)
+        torch.testing.assert_close(found[1:2], alone, atol=1e-5, rtol=0)
 
     def test_noise_lies_on_half_of_the_positions_on_all_channels(self) -> None:
         (noisy,) = with_noise([torch.zeros(4, 8, 20, 20)])

@@ -137,7 +137,7 @@ def test_what_cannot_be_trained_on_is_named(
     shutil.copytree(two_categories / 'nut/test', tmp_path / 'empty/test')
     shutil.copytree(two_categories / 'nut/ground_truth', tmp_path / 'empty/ground_truth')
     (tmp_path / 'empty/train').mkdir()
-    with pytest.raises(FolderError, match=r'empty: there are no normal pictures in it'):
+    with pytest.raises(FolderError, match=r'empty: holds no normal picture to train on'):
         CclData(dataclasses.replace(tiny_ccl, datasets=('empty',)), tmp_path).setup()
     small = ('datasets=[bolt]', 'views=1', 'strides=[4, 8]', 'input_size=[32, 64]')
     command = ['ccl', '--data', str(two_categories), '--out', str(tmp_path / 'run')]

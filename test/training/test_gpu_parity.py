@@ -68,7 +68,7 @@ def test_a_precision_is_judged_against_the_cpu(tiny_model: Path, frames: Frames)
     model = model_file.read(tiny_model)
     exact = row(model, 'fp32', frames, None)
     assert exact['passed'] and exact['frames'] == 3 and exact['labels'] > 0.999
-    assert exact['score'] < 1e-4 and abs(exact['ap_change']['two']) < 1e-4
+    assert exact['score'] < 1e-4 and abs(exact['ap_change']['two']) < 1e-3
     half = row(model, 'fp16', frames, None)
     assert exact['score'] < half['score'] < 0.02, 'rounded, and not by much'
     assert 'rounded to fp16 after each operation' in half['engine']

@@ -18,13 +18,15 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vq_anomaly_ros.detection.model_file import ModelFile
 from vq_anomaly_ros.detection.model_info import ModelInfo
+
+if TYPE_CHECKING:
+    from vq_anomaly_ros.detection.model_file import ModelFile
 
 FORMAT_VERSION = 1
 FILE = 'atlas.npz'
