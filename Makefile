@@ -28,7 +28,7 @@ help:
 	@echo 'make demo    sample drive -> player -> node -> recorder -> report, in $(OUT)/demo'
 	@echo 'make build   colcon build, for ros2 run and ros2 launch'
 	@echo 'make test    lint and the whole test suite'
-	@echo 'make lint    ruff, mypy, import-linter'
+	@echo 'make lint    ruff, mypy, import-linter, bandit'
 	@echo 'make bench   ratios of engine, detector and node, in $(OUT)/bench; let nothing else run'
 	@echo 'make setup   what the node and the replay need, into $(VENV); the others do it first'
 	@echo 'make pictures  those of README and docs; MOTORWAY=a video of a motorway drive'
@@ -45,6 +45,7 @@ lint: setup-development
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/bandit --quiet --recursive vq_anomaly_ros training launch --severity-level medium
 
 bench: setup
 	$(BIN)/python -m vq_anomaly_ros.trials.bench --out $(OUT)/bench

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import zlib
 from types import SimpleNamespace
 
 import cv2
@@ -292,3 +293,16 @@ def test_messages_of_rclpy_are_read() -> None:
     for name, value in fields.items():
         setattr(message, name, as_message_data(value) if name == 'data' else value)
     assert np.array_equal(as_frame(message).pixels, pixels)
+
+
+@pytest.mark.parametrize('kind', ['jpeg', 'png'])
+def test_a_few_bytes_that_claim_a_gigapixel_are_refused(kind: str) -> None:
+    data = bytearray(compressed_fields(np.zeros((16, 16, 3), np.uint8), kind)['data'].tobytes())
+    if kind == 'png':
+        data[16:24] = (40_000).to_bytes(4, 'big') * 2
+        data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, 'big')
+    else:
+        place = data.index(b'\xff\xc0')
+        data[place + 5 : place + 9] = (40_000).to_bytes(2, 'big') * 2
+    with pytest.raises(ImageError, match='says that it has 1600000000 pixels'):
+        as_frame(SimpleNamespace(format=kind, data=bytes(data)))

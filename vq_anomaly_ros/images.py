@@ -65,6 +65,9 @@ ENCODINGS = (*_PLAIN, *_BAYER, *_PACKED, *_PLANAR)
 _COMPRESSED = {'jpeg': '.jpg', 'png': '.png'}
 _PNG_MAGIC = b'\x89PNG\r\n\x1a\n'
 _JPEG_MAGIC = b'\xff\xd8'
+_FRAME_HEADERS = {bytes([0xC0 + n]) for n in range(16) if n not in (4, 8, 12)}
+#: Pixels of a compressed picture: what a few bytes claim to be must not take all memory.
+LARGEST_PICTURE = 1 << 27
 
 
 class ImageError(ValueError):
@@ -303,6 +306,11 @@ def _decoded(data: np.ndarray, form: str) -> np.ndarray:
     # libjpeg fills what is missing with grey and only warns: such a picture would be "anomalous"
     if not _IS_WHOLE[kind](data.tobytes()):
         raise ImageError(f'the {kind} of {data.size} bytes was cut before its end: {remedy}')
+    if (claimed := _pixels_claimed(data.tobytes(), kind)) > LARGEST_PICTURE:
+        raise ImageError(
+            f'the {kind} of {data.size} bytes says that it has {claimed} pixels, more than '
+            f'{LARGEST_PICTURE}: {remedy}'
+        )
     try:
         pixels = cv2.imdecode(
             data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
@@ -319,6 +327,23 @@ def _kind_of(data: np.ndarray) -> str | None:
     if head.startswith(_JPEG_MAGIC):
         return 'jpeg'
     return 'png' if head == _PNG_MAGIC else None
+
+
+def _pixels_claimed(raw: bytes, kind: str) -> int:
+    """Pixels that the header of a jpeg or png speaks of; 0 where it has none."""
+    if kind == 'png':
+        return int.from_bytes(raw[16:20], 'big') * int.from_bytes(raw[20:24], 'big')
+    place = 2
+    # Segments (marker, length, content) up to the frame header (ITU-T T.81, B.1.1 and B.2.2).
+    while raw[place : place + 1] == b'\xff':
+        marker = raw[place + 1 : place + 2]
+        if marker in _FRAME_HEADERS:
+            height, width = raw[place + 5 : place + 7], raw[place + 7 : place + 9]
+            return int.from_bytes(height, 'big') * int.from_bytes(width, 'big')
+        # A byte of filling before the marker itself.
+        filled = marker == b'\xff'
+        place += 1 if filled else 2 + int.from_bytes(raw[place + 2 : place + 4], 'big')
+    return 0
 
 
 def _jpeg_is_whole(raw: bytes) -> bool:

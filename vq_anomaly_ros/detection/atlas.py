@@ -24,12 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vq_anomaly_ros.detection.model_info import ModelInfo
+from vq_anomaly_ros.file_sizes import read_bounded
 
 if TYPE_CHECKING:
     from vq_anomaly_ros.detection.model_file import ModelFile
 
 FORMAT_VERSION = 1
 FILE = 'atlas.npz'
+# Also unpacked.
+LARGEST_FILE = 512 * 2**20
 REMEDY = 'make it again with `python -m training.atlas`'
 
 _ARRAYS = ('patches', 'count', 'closeness', 'class_index', 'frame_names', 'places')
@@ -213,7 +216,7 @@ def _mismatch(atlas: Atlas, info: ModelInfo) -> str:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bounded(path, LARGEST_FILE)
     except FileNotFoundError as error:
         raise AtlasError(f'{path}: there is no such file; check the path or {REMEDY}') from error
     except OSError as error:
@@ -224,6 +227,9 @@ def _bytes_of(path: Path) -> bytes:
 
 def _arrays_of(data: bytes, path: Path) -> dict[str, Any]:
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            if sum(member.file_size for member in packed.infolist()) > LARGEST_FILE:
+                raise ValueError(f'unpacked it has more than {LARGEST_FILE} bytes')
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return {name: archive[name] for name in _ARRAYS}
     except KeyError as error:

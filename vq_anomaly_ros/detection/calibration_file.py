@@ -19,6 +19,7 @@ import numpy as np
 
 from vq_anomaly_ros.detection.calibration import Calibration, CalibrationError, check_target_fpr
 from vq_anomaly_ros.detection.model_info import ModelInfo
+from vq_anomaly_ros.file_sizes import read_bounded
 
 FORMAT = 'vq_anomaly_ros calibration'
 FORMAT_VERSION = 1
@@ -243,9 +244,7 @@ def read(path: Path) -> CalibrationFile:
     try:
         if not path.is_file():
             raise CalibrationError('there is no such file: make one with `calibrate`')
-        if path.stat().st_size > LARGEST_FILE:
-            raise CalibrationError(f'it is too large to be a calibration: {REMEDY}')
-        text = path.read_text(encoding='utf-8')
+        text = read_bounded(path, LARGEST_FILE).decode('utf-8')
         return from_dict(json.loads(text, parse_constant=_no_number))
     except CalibrationError as error:
         raise CalibrationError(f'{path}: {error}') from error

@@ -27,6 +27,7 @@ from vq_anomaly_ros.detection.model_info import (
     ModelFileError,
     ModelInfo,
 )
+from vq_anomaly_ros.file_sizes import read_bounded
 from vq_anomaly_ros.share import share_folders
 
 __all__ = [
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 METADATA_KEY = 'vq_anomaly_ros'
+# A shipped one has at most 12 MB, a bank of patches more; nobody's is this large.
+LARGEST_FILE = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ def find_model(name_or_path: Path | str) -> Path:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bounded(path, LARGEST_FILE)
     except FileNotFoundError as error:
         raise ModelFileError(
             f'{path}: there is no such model file; check the path or {REMEDY}'

@@ -8,9 +8,12 @@ from typing import Any
 
 import yaml
 
+from vq_anomaly_ros.file_sizes import read_bounded
 from vq_anomaly_ros.share import share_folders
 
 Colour = tuple[int, int, int]
+
+_LARGEST_FILE = 1 << 20
 
 
 class PaletteError(ValueError):
@@ -29,7 +32,7 @@ def read_palette(name_or_path: str, classes: Sequence[str]) -> tuple[Colour, ...
     """
     path = _find(name_or_path)
     try:
-        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+        content = yaml.safe_load(read_bounded(path, _LARGEST_FILE).decode('utf-8'))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise PaletteError(
             f'{path}: no palette can be read ({error}); see config/palettes'

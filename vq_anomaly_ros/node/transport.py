@@ -72,6 +72,7 @@ def send(node: Node, options: argparse.Namespace, stop: Future) -> dict[str, Any
             break
         for publisher in publishers:
             message.header.stamp = node.get_clock().now().to_msg()
+            message.data[0] = sent % 256  # a detector warns of pictures that stay the same
             publisher.publish(message)
             sent += 1
     late = time.monotonic() - start - (frames - 1) / options.rate

@@ -38,7 +38,7 @@ def set_up(up: bool) -> None:
     """
     if not is_own():
         raise OSError("the loopback interface is the machine's: it stays as it is")
-    address = socket.inet_aton('127.0.0.1' if up else '0.0.0.0')  # noqa: S104  none, that is
+    address = socket.inet_aton('127.0.0.1' if up else '0.0.0.0')  # noqa: S104  # nosec B104  none, that is
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         request = struct.pack('16sh14x', _NAME, 0)
         _, flags = struct.unpack('16sh14x', fcntl.ioctl(control, _SIOCGIFFLAGS, request))

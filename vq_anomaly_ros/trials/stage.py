@@ -31,13 +31,13 @@ class Load:
 class Stage:
     """Where the processes meet: a context of rclpy, their environment, a folder for their logs.
 
-    picture: file of what a sender's cameras send, where there is a sender.
+    picture: file of what a sender's cameras send; None: black.
     """
 
     context: Context
     environment: Mapping[str, str]
     folder: Path
-    picture: Path = Path()
+    picture: Path | None = None
 
     def peer(self, stack: ExitStack) -> Peer:
         """A peer that goes with the stack."""
@@ -52,10 +52,12 @@ class Stage:
     def send(self, stack: ExitStack, load: Load, seconds: float) -> Child:
         """Start the sender; it ends with the stack."""
         height, width = load.size
-        values = {
+        values: dict[str, Any] = {
             'cameras': load.cameras, 'rate': load.rate, 'seconds': seconds, 'width': width,
-            'height': height, 'picture': self.picture,
+            'height': height,
         }  # fmt: skip
+        if self.picture is not None:
+            values['picture'] = self.picture
         arguments = [word for name, value in values.items() for word in (f'--{name}', str(value))]
         log = self.folder / f'sender_{len(list(self.folder.iterdir()))}.txt'
         return start_child(stack, SENDER, ['send', *arguments], self.environment, log)

@@ -25,8 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vq_anomaly_ros.file_sizes import read_bounded
+
 FORMAT = 2
 _LARGEST = 2 << 30  # bytes; no plan of this package comes near
+_LARGEST_SIDECAR = 1 << 20
 _WAIT_S = 0.2
 
 
@@ -91,7 +94,7 @@ class PlanCache:
             self._check_owner()
             if not sidecar.exists():
                 return None
-            described = json.loads(sidecar.read_bytes())
+            described = json.loads(read_bounded(sidecar, _LARGEST_SIDECAR))
             if problem := _wrong_description(described, key):
                 raise PlanError(f'{sidecar}: {problem}')
             data = _read(self.folder / described['plan'])
@@ -206,11 +209,7 @@ def _acquire(handle: int, waiting: Callable[[float], None]) -> None:
 
 
 def _read(path: Path) -> bytes:
-    with path.open('rb') as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > _LARGEST:
-            raise OSError(f'{size} bytes are no plan of this package')
-        return file.read()
+    return read_bounded(path, _LARGEST)
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
