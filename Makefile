@@ -23,13 +23,16 @@ export FASTRTPS_DEFAULT_PROFILES_FILE := $(CURDIR)/config/fastdds_large_images.x
 export FASTDDS_DEFAULT_PROFILES_FILE := $(FASTRTPS_DEFAULT_PROFILES_FILE)
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 
-.PHONY: help demo build test lint bench pictures setup setup-development clean
+.PHONY: help demo build test lint bench test-matrix sbom audit pictures setup setup-development clean
 help:
 	@echo 'make demo    sample drive -> player -> node -> recorder -> report, in $(OUT)/demo'
 	@echo 'make build   colcon build, for ros2 run and ros2 launch'
 	@echo 'make test    lint and the whole test suite'
 	@echo 'make lint    ruff, mypy, import-linter, bandit'
 	@echo 'make bench   ratios of engine, detector and node, in $(OUT)/bench; let nothing else run'
+	@echo 'make test-matrix  the tests on the Pythons that are here, and on Jazzy and Kilted'
+	@echo 'make sbom    what the environment is made of, in $(OUT)/sbom.json'
+	@echo 'make audit   known holes of the pinned versions; asks pypi.org'
 	@echo 'make setup   what the node and the replay need, into $(VENV); the others do it first'
 	@echo 'make pictures  those of README and docs; MOTORWAY=a video of a motorway drive'
 	@echo 'make clean   remove $(OUT) and $(VENV)'
@@ -49,6 +52,23 @@ lint: setup-development
 
 bench: setup
 	$(BIN)/python -m vq_anomaly_ros.trials.bench --out $(OUT)/bench
+
+# MATRIX: options of the command, such as --python 3.12 --ros jazzy.
+test-matrix: setup
+	$(BIN)/python requirements/test_matrix.py --out $(OUT)/matrix $(MATRIX)
+
+# Tools that the package does not need, in an environment of their own.
+$(VENV)-tools/.installed: requirements/tools.txt | $(BIN)/python
+	$(PYTHON) -m venv $(VENV)-tools
+	$(VENV)-tools/bin/python -m pip --disable-pip-version-check --quiet install -r requirements/tools.txt
+	@touch $@
+
+sbom: setup $(VENV)-tools/.installed
+	@mkdir -p $(OUT)
+	$(VENV)-tools/bin/cyclonedx-py environment --of JSON -o $(OUT)/sbom.json $(BIN)/python
+
+audit: $(VENV)-tools/.installed
+	$(VENV)-tools/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 # The package as ROS finds it: `source install/setup.bash`, then ros2 run, ros2 launch.
 build: $(VENV)/.build
@@ -88,4 +108,4 @@ pictures: demo
 	$(BIN)/python -m vq_anomaly_ros.replay.still $(OUT)/motorway docs/pictures/motorway.jpg --frame 120
 
 clean:
-	rm -rf $(OUT) $(VENV) build install log
+	rm -rf $(OUT) $(VENV) $(VENV)-tools build install log

@@ -25,6 +25,7 @@ setup(
         files('launch', '*.launch.py'),
         files('config', '*.yaml', '*.rviz', '*.xml', '*.json'),
         files('config/palettes', '*.yaml'),
+        files('config/sros2', '*.xml'),
         files('models', '*.onnx', '*.md', 'LICENSE'),
     ],
     install_requires=['setuptools'],

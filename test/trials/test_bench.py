@@ -21,7 +21,7 @@ pytest.importorskip('rclpy', reason='ROS is not installed')
 from vq_anomaly_ros.timing import in_turns
 from vq_anomaly_ros.trials import bench, bench_picture
 from vq_anomaly_ros.trials.bench_cameras import first_result, under_load
-from vq_anomaly_ros.trials.bench_ways import engine_ways, ways_of
+from vq_anomaly_ros.trials.bench_ways import batch_ways, engine_ways, ways_of
 from vq_anomaly_ros.trials.detector_process import Status, counts_of, usage
 from vq_anomaly_ros.trials.peer import TrialError, own_domain
 from vq_anomaly_ros.trials.stage import Load, Stage
@@ -109,6 +109,9 @@ def test_engines_of_all_runtimes_are_timed(tiny_model: Path) -> None:
         ways = engine_ways([str(tiny_model)], stack)
         assert [name.split()[1] for name in ways] == ['openvino', 'onnxruntime']
         in_turns(ways, rounds=1, calls=1)
+        batches = in_turns(batch_ways(str(tiny_model), stack), rounds=1, calls=1)
+    assert set(bench._batch_ratios(batches)) == {'2', '4'}
+    assert bench._batch_ratios({'1': [10.0], '2': [30.0]}) == {'2': 1.5}
 
 
 def test_cameras_are_served_and_counted_at_the_node(

@@ -57,7 +57,7 @@ def test_what_does_not_hold_is_told(stage: Stage, befall: Any, outcome: str) -> 
 
 
 def test_lifecycle_cycles_under_load_leave_nothing(stage: Stage) -> None:
-    row = lifecycle.cycle(stage, 20, Console(quiet=True))
+    row = lifecycle.cycle(stage, 20, Console(quiet=True), cameras=2)
     # Of so few cycles memory says little: what grows by cycle is measured with 1,000.
     assert row['threads'][1] <= row['threads'][0]
     assert row['descriptors'][1] <= row['descriptors'][0]

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from geometry_msgs.msg import PointStamped
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -51,6 +52,8 @@ class CameraInput:
         self.topic = node.resolve_topic_name(settings.input_topic(camera))
         default = stream_qos(settings.input_reliability, settings.input_depth)
         self.watches: list[TopicWatch] = []
+        # Not the node's own, which would remember every subscription that ever was.
+        group = MutuallyExclusiveCallbackGroup()
 
         def listen(kind: Any, topic: str, callback: Callable[[Any], None], **events: Any) -> None:
             """Subscribe, and watch the topic."""
@@ -58,7 +61,9 @@ class CameraInput:
             qos = topic_qos(node, topic, True, asked)
             # The watch names both sides of a misfit, rclpy's own callbacks only the topic.
             quiet = SubscriptionEventCallbacks(use_default_callbacks=False, **events)
-            made = node.create_subscription(kind, topic, callback, qos, event_callbacks=quiet)
+            made = node.create_subscription(
+                kind, topic, callback, qos, callback_group=group, event_callbacks=quiet
+            )
             self._release.callback(node.destroy_subscription, made)
             # A camera without intrinsics, or one nobody asks about, is fine; without pictures not.
             awaited = kind in (Image, CompressedImage)

@@ -35,7 +35,7 @@ from vq_anomaly_ros.replay.sample_drive import render_drive
 from vq_anomaly_ros.timing import in_turns
 from vq_anomaly_ros.trials import bench_picture
 from vq_anomaly_ros.trials.bench_cameras import first_result, under_load
-from vq_anomaly_ros.trials.bench_ways import engine_ways, ways_of
+from vq_anomaly_ros.trials.bench_ways import batch_ways, engine_ways, ways_of
 from vq_anomaly_ros.trials.peer import TrialError, own_domain
 from vq_anomaly_ros.trials.stage import Load, Stage
 
@@ -82,6 +82,7 @@ def measure(config: BenchConfig, folder: Path, console: Console) -> dict[str, An
                 times = in_turns(ways, config.rounds)
             models = dict.fromkeys([config.model, *config.others])
             engines = in_turns(engine_ways(list(models), stack), config.rounds)
+            batches = in_turns(batch_ways(config.model, stack), config.rounds)
             stack.close()
         file = folder / 'picture.png'
         cv2.imwrite(str(file), picture)
@@ -93,7 +94,8 @@ def measure(config: BenchConfig, folder: Path, console: Console) -> dict[str, An
                 first_result(stage, config.model, np.ascontiguousarray(picture))
                 for _ in range(config.starts)
             ]
-    return _result(machine, config, times, engines, rows, starts)
+    result = _result(machine, config, times, engines, rows, starts)
+    return {**result, 'batch': _batch_ratios(batches)}
 
 
 def _cameras(
@@ -136,6 +138,16 @@ def _result(
         'engine_ms': {name: round(median(found), 2) for name, found in engines.items()},
         'cameras': rows,
         'starts_s': [round(start, 2) for start in starts],
+    }
+
+
+def _batch_ratios(times: Mapping[str, list[float]]) -> dict[str, float]:
+    """Time of a frame in a batch over that of a frame alone, by the batch's size."""
+    alone = median(times['1'])
+    return {
+        batch: round(median(found) / int(batch) / alone, 3)
+        for batch, found in times.items()
+        if batch != '1'
     }
 
 

@@ -28,6 +28,7 @@ from vq_anomaly_ros.trials.bench_cameras import CAMERA, streams
 from vq_anomaly_ros.trials.peer import Peer, expect
 
 FULL_HD = (1080, 1920)
+BATCHES = (1, 2, 4)
 
 
 @contextmanager
@@ -113,6 +114,14 @@ def _active(peer: Peer, settings: Settings) -> Iterator[Pipeline]:
             pipeline.close()
     finally:
         node.destroy_node()
+
+
+def batch_ways(model: str, stack: ExitStack) -> dict[str, Way]:
+    """Return the bare OpenVINO engine of a model with 1, 2 and 4 frames; closed with `stack`."""
+    file = model_file.read(model_file.find_model(model))
+    engine = open_engine(file, 'openvino', ['score'])
+    stack.callback(engine.close)
+    return {str(batch): partial(engine.infer, batch) for batch in BATCHES}
 
 
 def engine_ways(models: Sequence[str], stack: ExitStack) -> dict[str, Way]:

@@ -1,13 +1,15 @@
 """lifecycle_trial: configure, activate, deactivate, clean up, again and again while cameras send.
 
 Memory, threads and descriptors after the first tenth of the cycles are compared with those after
-the last one.
+the last one. Beside it stands what a publisher that is made and destroyed costs in rclpy and below
+with no node of ours around it: a camera has a dozen.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,15 +20,16 @@ from typing import Any
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rich.console import Console
+from std_msgs.msg import String
 
 from vq_anomaly_ros.replay.files import OutputError, write_text
 from vq_anomaly_ros.replay.interruption import interruptible
 from vq_anomaly_ros.replay.processes import ProcessError
 from vq_anomaly_ros.replay.progress import progress_bar
 from vq_anomaly_ros.trials.bench import machine_kind
+from vq_anomaly_ros.trials.bench_cameras import names_of
 from vq_anomaly_ros.trials.camera import Camera
-from vq_anomaly_ros.trials.detector_process import Usage
-from vq_anomaly_ros.trials.harness import CAMERAS
+from vq_anomaly_ros.trials.detector_process import Usage, usage
 from vq_anomaly_ros.trials.moody_model import BACKEND, write_moody_model
 from vq_anomaly_ros.trials.peer import Peer, TrialError, expect, own_domain
 from vq_anomaly_ros.trials.stage import Stage
@@ -39,10 +42,16 @@ _CYCLE = (
     Transition.TRANSITION_CLEANUP,
 )
 _RATE = 20.0
+_PUBLISHERS = 2000
 
 
 def cycle(
-    stage: Stage, cycles: int, console: Console, model: str = '', backend: str = BACKEND
+    stage: Stage,
+    cycles: int,
+    console: Console,
+    cameras: int = 1,
+    model: str = '',
+    backend: str = BACKEND,
 ) -> dict[str, Any]:
     """Run so many cycles; returns what the process took before and after.
 
@@ -52,10 +61,11 @@ def cycle(
     path = model or str(write_moody_model(stage.folder / 'moody.onnx'))
     with ExitStack() as stack:
         peer = stage.peer(stack)
-        values = {'model': path, 'backend': backend, 'autostart': False, 'cameras': list(CAMERAS)}
+        names = names_of(cameras)
+        values = {'model': path, 'backend': backend, 'autostart': False, 'cameras': names}
         node = stage.node(stack, peer, **values)
-        cameras = [Camera(peer, name) for name in CAMERAS]
-        for camera in cameras:
+        senders = [Camera(peer, name) for name in names]
+        for camera in senders:
             stack.enter_context(camera.streaming(_RATE))
         taken: list[Usage] = []
         warm = max(1, cycles // 10)
@@ -67,7 +77,7 @@ def cycle(
                     taken.append(node.usage())
         for transition in _CYCLE[:2]:
             change_state(peer, transition)
-        for camera in cameras:
+        for camera in senders:
             camera.expect_answer('after the last cycle')
         expect('Traceback' not in node.output, f'a traceback in the log:\n{node.output}')
         first, last = taken[0], taken[-1]
@@ -75,12 +85,24 @@ def cycle(
             'cycles': cycles,
             'backend': backend,
             'model': Path(path).stem,
-            'frames_sent': sum(camera.sent for camera in cameras),
+            'cameras': cameras,
+            'frames_sent': sum(camera.sent for camera in senders),
             'rss_mb': [round(first.rss_mb, 1), round(last.rss_mb, 1)],
             'rss_growth_mb': round(last.rss_mb - first.rss_mb, 1),
             'threads': [first.threads, last.threads],
             'descriptors': [first.descriptors, last.descriptors],
+            'bare_publisher_kb': round(bare_publisher(peer), 3),
         }
+
+
+def bare_publisher(peer: Peer, count: int = _PUBLISHERS) -> float:
+    """Memory in kB that stays behind for each publisher made and destroyed, in this process."""
+    rss = []
+    for number in range(count + count // 5):
+        if number == count // 5:
+            rss.append(usage(os.getpid()).rss_mb)
+        peer.node.destroy_publisher(peer.node.create_publisher(String, '/bare', 1))
+    return 1024 * (usage(os.getpid()).rss_mb - rss[0]) / count
 
 
 def change_state(peer: Peer, transition: int) -> None:
@@ -107,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser('lifecycle_trial', description=__doc__)
     add = parser.add_argument
     add('--cycles', type=int, default=1000, help='beside a tenth to warm up')
+    add('--cameras', type=int, choices=range(1, 17), default=1, metavar='N', help='that send')
     add('--model', default='', help='name or path; by default a small one of its own')
     add('--backend', default=BACKEND, help='of the node')
     add('--json', type=Path, help='write the row there')
@@ -121,7 +144,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             own_domain() as (peer, environment),
         ):
             stage = Stage(peer.node.context, environment, Path(folder))
-            row = cycle(stage, options.cycles, console, options.model, options.backend)
+            row = cycle(
+                stage, options.cycles, console, options.cameras, options.model, options.backend
+            )
         if options.json is not None:
             told = {'machine': machine_kind(), 'lifecycle': row}
             write_text(options.json, json.dumps(told, indent=1) + '\n')
