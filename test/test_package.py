@@ -80,7 +80,7 @@ ROSDEP_KEYS = {
     'onnxruntime': 'python3-onnxruntime-pip', 'rich': 'python3-rich',
     'rosbags': 'python3-rosbags-pip', 'yaml': 'python3-yaml',
 }  # fmt: skip
-WITHOUT_KEY = {'tensorrt', 'onnx', 'openvino', 'ray', 'rerun'}
+WITHOUT_KEY = {'atheris', 'tensorrt', 'onnx', 'openvino', 'ray', 'rerun'}
 # Not imported: services of a lifecycle node, the middleware that the profile is for, vision_msgs
 # that is looked for by name, what `ros2 launch` runs, what rviz2 reads compressed images by.
 STARTED = {

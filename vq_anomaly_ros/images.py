@@ -303,14 +303,14 @@ def _decoded(data: np.ndarray, form: str) -> np.ndarray:
             f'the compressed image (format {form!r}, {data.size} bytes) is neither jpeg nor png: '
             'set the image_transport of the publisher to one of them'
         )
-    # libjpeg fills what is missing with grey and only warns: such a picture would be "anomalous"
-    if not _IS_WHOLE[kind](data.tobytes()):
-        raise ImageError(f'the {kind} of {data.size} bytes was cut before its end: {remedy}')
     if (claimed := _pixels_claimed(data.tobytes(), kind)) > LARGEST_PICTURE:
         raise ImageError(
             f'the {kind} of {data.size} bytes says that it has {claimed} pixels, more than '
             f'{LARGEST_PICTURE}: {remedy}'
         )
+    # libjpeg fills what is missing with grey and only warns: such a picture would be "anomalous"
+    if not _IS_WHOLE[kind](data.tobytes()):
+        raise ImageError(f'the {kind} of {data.size} bytes was cut before its end: {remedy}')
     try:
         pixels = cv2.imdecode(
             data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION

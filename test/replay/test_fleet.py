@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -229,10 +231,23 @@ def test_a_calibration_of_many_bags_equals_that_of_one_pass(
     (kept / 'other.pickle').write_bytes(b'rubbish')
     assert calibrate([*named[:2], *options]) == 2
     assert 'remove it, or use --fresh' in capsys.readouterr().err
+    (kept / 'other.pickle').write_bytes(pickle.dumps(Stranger()))
+    assert calibrate([*named[:2], *options]) == 2
+    assert 'os.mkdir does not belong there' in capsys.readouterr().err.replace('posix', 'os')
+    assert not Path(Stranger.TARGET).exists()
     assert (kept / 'drive.pickle').stat().st_mtime_ns == before
     assert calibrate([*named[:2], *options, '--fresh']) == 0
     assert not kept.exists()
     assert dataclasses.replace(calibration_file.read(out), date='').drift == expected.drift
+
+
+class Stranger:
+    """Makes a folder when it is unpickled."""
+
+    TARGET = 'unpickled_by_a_test'
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (self.TARGET,)
 
 
 def test_without_ray_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
