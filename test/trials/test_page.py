@@ -25,6 +25,11 @@ def test_the_page_is_that_of_the_recorded_runs() -> None:
 
 def test_every_outcome_is_told(tmp_path: Path) -> None:
     told: dict[str, Any] = {
+        'bench': {
+            'model': 'm', 'detector_over_engine': 1.1, 'node_over_detector': 1.3,
+            'four_camera_share': 0.7, 'fairness': 0.95, 'first_result_s': 1.5,
+            'starts_s': [2.0, 1.5],
+        },
         'node_trials': {'trials': [
             {'title': 'bursts', 'outcome': 'held', 'recovery_s': 0.1,
              'counts': {'received': 9, 'superseded': 4, 'rejected': 1, 'failed': 1}},
@@ -48,13 +53,14 @@ def test_every_outcome_is_told(tmp_path: Path) -> None:
     for name, content in told.items():
         (tmp_path / f'{name}.json').write_text(json.dumps({'machine': MACHINE, **content}))
     text = page(tmp_path)
+    assert '| node_over_detector | 1.3 | ≤ 1.25 | **does not hold** |' in text
     assert '| bursts | held | 9 received, 4 superseded, 2 rejected or failed | 0.1 s |' in text
     assert '| parted | **skipped** | not allowed | – |' in text
     assert '| memory | **failed** | it has died | – |' in text
     assert '**Does not hold** (5 MB): memory grew by 8.0 MB' in text
     assert '| bag | 7 | 1 | 0.0 MB |' in text
     assert '60 minutes, 4 cameras of 1280x720 at 10 Hz: threads: 20 at the start, 25 at' in text
-    assert page(tmp_path / 'nothing').count('Not recorded yet.') == 4
+    assert page(tmp_path / 'nothing').count('Not recorded yet.') == 5
 
 
 def test_recorded_trials_are_all_trials_and_held_or_were_skipped() -> None:

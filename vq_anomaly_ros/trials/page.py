@@ -34,12 +34,20 @@ _TAIL = """\
   ends with code 75, `respawn:=true` starts it again.
 """
 _TAKEN = ('rss_mb', 'threads', 'descriptors')
+_GOALS = {  # ratio: (whether it is the most, the goal)
+    'detector_over_engine': (True, 1.15),
+    'node_over_detector': (True, 1.25),
+    'four_camera_share': (False, 0.8),
+    'fairness': (False, 0.9),
+    'first_result_s': (True, 3.0),
+}
 _NOT_YET = 'Not recorded yet.\n'
 
 
 def page(folder: Path = KEPT) -> str:
     """The page, of what is recorded in a folder."""
     sections: list[tuple[str, str, str, Callable[[Told], str]]] = [
+        ('Ratios', 'bench', 'bench', _ratios),
         ('What befalls it', 'node_trials', 'faults', _trials),
         ('Lifecycle under load', 'lifecycle', 'lifecycle', _lifecycle),
         ('Fuzzing', 'fuzz', 'fuzz', _fuzz),
@@ -68,6 +76,24 @@ def _where(machine: Told) -> str:
 def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
     lines = [f'| {" | ".join(map(str, row))} |' for row in rows]
     return '\n'.join([f'| {" | ".join(head)} |', '|---' * len(head) + '|', *lines, ''])
+
+
+def _ratios(told: Told) -> str:
+    rows = []
+    for name, (most, goal) in _GOALS.items():
+        value = told[name]
+        held = value <= goal if most else value >= goal
+        rows.append((name, f'{value:g}', f'{"≤" if most else "≥"} {goal:g}', _said(held)))
+    starts = ', '.join(f'{seconds:g}' for seconds in sorted(told['starts_s']))
+    return (
+        f'Model {told["model"]}; what each is: [performance](performance.md).\n\n'
+        + _table(('ratio', 'measured', 'goal', ''), rows)
+        + f'\nSeconds to the first result of each start: {starts}.\n'
+    )
+
+
+def _said(held: bool) -> str:
+    return 'holds' if held else '**does not hold**'
 
 
 def _trials(told: Told) -> str:
