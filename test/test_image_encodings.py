@@ -278,9 +278,10 @@ def test_a_deep_png_takes_the_same_mapping() -> None:
 
 def test_a_png_that_claims_a_huge_picture_is_refused_at_once() -> None:
     data = bytearray(cv2.imencode('.png', np.zeros((4, 4), np.uint8))[1].tobytes())
-    data[16:24] = struct.pack('>II', 30000, 30000)
-    with pytest.raises(ImageError, match='cut before its end'):
-        as_frame(SimpleNamespace(format='png', data=bytes(data)))
+    for side, said in ((30000, 'says that it has 900000000 pixels'), (9000, 'cut before its end')):
+        data[16:24] = struct.pack('>II', side, side)
+        with pytest.raises(ImageError, match=said):
+            as_frame(SimpleNamespace(format='png', data=bytes(data)))
 
 
 class Bridge:
