@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vq_anomaly_ros.detection import model_file
+from vq_anomaly_ros.detection import events, model_file
 from vq_anomaly_ros.detection.detector import Detection
 from vq_anomaly_ros.detection.drift import DriftError, DriftState, Figure
 from vq_anomaly_ros.detection.events import (
@@ -21,6 +21,7 @@ from vq_anomaly_ros.detection.events import (
     ObstacleEdges,
     camera_watch,
 )
+from vq_anomaly_ros.detection.frame_signs import fingerprint, frame_signs, score_edges
 from vq_anomaly_ros.detection.levels import Judgement, Level
 from vq_anomaly_ros.detection.obstacles import Obstacle
 from vq_anomaly_ros.images import Frame
@@ -106,6 +107,19 @@ def test_a_frozen_camera_is_told_without_a_calibration(
     assert [(event.stamp_ns // STEP, event.level) for event in found] == [(5, WARN), (10, ERROR)]
     assert found[0].figures == {'frozen_s': 0.5}
     assert watch.drift.excesses == {'frozen': pytest.approx(1.9 / 0.5)}
+
+
+def test_without_limits_nothing_but_the_fingerprint_is_read_off_a_frame(
+    tiny_model: Path, picture: Callable[..., np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = model_file.read(tiny_model).info
+    frame = Frame(picture(1), 'bgr')
+    signs = frame_signs(frame, detection(), info, score_edges(info))
+    assert fingerprint(frame) == signs.fingerprint
+    monkeypatch.setattr(events, 'frame_signs', None)
+    watch = CameraWatch(info)
+    found = [event for t in range(6) for event in watch.see(t * STEP, frame, detection())]
+    assert [event.level for event in found] == [WARN], 'frozen is told all the same'
 
 
 def test_damaged_limits_are_refused(tiny_model: Path) -> None:

@@ -436,14 +436,21 @@ class DriftMonitor:
 
         stamp_ns: of the header; one that jumps back (a bag starts again) begins anew.
         """
+        return self._updated(stamp_ns, signs.fingerprint, signs)
+
+    def update_frozen(self, stamp_ns: int, fingerprint: int) -> DriftState:
+        """As `update`, of a frame whose other signs nobody looks at: there is no baseline."""
+        return self._updated(stamp_ns, fingerprint, None)
+
+    def _updated(self, stamp_ns: int, fingerprint: int, signs: FrameSigns | None) -> DriftState:
         if self._last_ns is not None and not 0 <= stamp_ns - self._last_ns < _GAP_NS:
             self._window, self._run = Window(), FrozenRun()
             if stamp_ns < self._last_ns:
                 self._hysteresis = Hysteresis(_CALM, self.calm)
         self._last_ns = stamp_ns
-        self._run.add(stamp_ns, signs.fingerprint)
+        self._run.add(stamp_ns, fingerprint)
         figures: dict[str, Figure] = {}
-        if self.baseline is not None:
+        if self.baseline is not None and signs is not None:
             if not self._run.repeats:
                 self._window.add(signs, self.baseline.reference.still)
             if len(self._window) >= FEWEST:

@@ -13,7 +13,7 @@ from typing import Any
 from vq_anomaly_ros.detection.calibration_file import CalibrationFile
 from vq_anomaly_ros.detection.detector import Detection
 from vq_anomaly_ros.detection.drift import Baseline, DriftMonitor, DriftState, baseline_for
-from vq_anomaly_ros.detection.frame_signs import frame_signs, score_edges
+from vq_anomaly_ros.detection.frame_signs import fingerprint, frame_signs, score_edges
 from vq_anomaly_ros.detection.levels import Level
 from vq_anomaly_ros.detection.model_info import ModelInfo
 from vq_anomaly_ros.detection.obstacles import Obstacle
@@ -143,9 +143,13 @@ class CameraWatch:
 
     def see(self, stamp_ns: int, frame: Frame, detection: Detection) -> list[Event]:
         """Take in the next frame and what was detected in it; return the events that begin."""
-        signs = frame_signs(frame, detection, self._info, self._score_edges)
+        if self.calibrated:
+            signs = frame_signs(frame, detection, self._info, self._score_edges)
+            state = self._monitor.update(stamp_ns, signs)
+        else:
+            state = self._monitor.update_frozen(stamp_ns, fingerprint(frame))
         return [
-            *self._edges.update(stamp_ns, self._monitor.update(stamp_ns, signs)),
+            *self._edges.update(stamp_ns, state),
             *self._obstacles.update(stamp_ns, detection),
         ]
 

@@ -58,7 +58,7 @@ def frame_signs(
     frame: Frame, detection: Detection, info: ModelInfo, edges: np.ndarray
 ) -> FrameSigns:
     """Return the signs of a frame; edges: `score_edges` of the model `info`."""
-    small = cv2.resize(frame.pixels, SMALL[::-1], interpolation=cv2.INTER_LINEAR)
+    small = _small(frame)
     grey = small if frame.order == 'mono' else cv2.cvtColor(small, _TO_GREY[frame.order])
     fine = cv2.convertScaleAbs(cv2.Laplacian(grey, cv2.CV_16S))
     coarse = cv2.resize(grey, _EDGES[::-1], interpolation=cv2.INTER_AREA)
@@ -72,6 +72,15 @@ def frame_signs(
         codes=_codes(detection, info),
         fingerprint=zlib.crc32(small.data),
     )
+
+
+def fingerprint(frame: Frame) -> int:
+    """`FrameSigns.fingerprint` alone: all that is asked of a frame where there are no limits."""
+    return zlib.crc32(_small(frame).data)
+
+
+def _small(frame: Frame) -> np.ndarray:
+    return cv2.resize(frame.pixels, SMALL[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 _TO_GREY = {'rgb': cv2.COLOR_RGB2GRAY, 'bgr': cv2.COLOR_BGR2GRAY}
