@@ -8,10 +8,8 @@ with no node of ours around it: a camera has a dozen.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,16 +20,13 @@ from lifecycle_msgs.srv import ChangeState
 from rich.console import Console
 from std_msgs.msg import String
 
-from vq_anomaly_ros.replay.files import OutputError, write_text
-from vq_anomaly_ros.replay.interruption import interruptible
-from vq_anomaly_ros.replay.processes import ProcessError
 from vq_anomaly_ros.replay.progress import progress_bar
-from vq_anomaly_ros.trials.bench import machine_kind
 from vq_anomaly_ros.trials.bench_cameras import names_of
 from vq_anomaly_ros.trials.camera import Camera
 from vq_anomaly_ros.trials.detector_process import Usage, usage
 from vq_anomaly_ros.trials.moody_model import BACKEND, write_moody_model
-from vq_anomaly_ros.trials.peer import Peer, TrialError, expect, own_domain
+from vq_anomaly_ros.trials.one_trial import OneTrial
+from vq_anomaly_ros.trials.peer import Peer, expect
 from vq_anomaly_ros.trials.stage import Stage
 
 MOST_GROWTH_MB = 5.0
@@ -137,29 +132,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.cycles < 1:
         parser.error('--cycles: give 1 or more')
     console = Console()
-    try:
-        with (
-            interruptible(),
-            tempfile.TemporaryDirectory(prefix='lifecycle.') as folder,
-            own_domain() as (peer, environment),
-        ):
-            stage = Stage(peer.node.context, environment, Path(folder))
-            row = cycle(
-                stage, options.cycles, console, options.cameras, options.model, options.backend
-            )
-        if options.json is not None:
-            told = {'machine': machine_kind(), 'lifecycle': row}
-            write_text(options.json, json.dumps(told, indent=1) + '\n')
-    except (TrialError, ProcessError, OutputError) as error:
-        print(f'lifecycle_trial: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('lifecycle_trial: interrupted; nothing was written', file=sys.stderr)
-        return 130
-    console.print(row)
-    for problem in problems(row):
-        print(f'lifecycle_trial: {problem}', file=sys.stderr)
-    return int(bool(problems(row)))
+
+    def measure(stage: Stage) -> dict[str, Any]:
+        return cycle(
+            stage, options.cycles, console, options.cameras, options.model, options.backend
+        )
+
+    trial = OneTrial('lifecycle_trial', 'lifecycle', measure, problems, dict)
+    return trial.run(options.json, console)
 
 
 if __name__ == '__main__':

@@ -7,10 +7,8 @@ is compared with the first one behind a warm-up.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,13 +19,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from vq_anomaly_ros.replay.files import OutputError, write_text
-from vq_anomaly_ros.replay.interruption import interruptible
-from vq_anomaly_ros.replay.processes import ProcessError
-from vq_anomaly_ros.trials.bench import machine_kind
 from vq_anomaly_ros.trials.bench_cameras import names_of
 from vq_anomaly_ros.trials.detector_process import DetectorProcess, counts_of
-from vq_anomaly_ros.trials.peer import TrialError, expect, own_domain
+from vq_anomaly_ros.trials.one_trial import OneTrial
+from vq_anomaly_ros.trials.peer import expect
 from vq_anomaly_ros.trials.stage import Load, Stage
 
 _SAMPLES = 360
@@ -123,27 +118,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error('give 10 seconds or more, 1 to 16 cameras, a rate up to 120 Hz')
     console = Console()
     load = Load(options.cameras, (720, 1280), options.rate)
-    try:
-        with (
-            interruptible(),
-            tempfile.TemporaryDirectory(prefix='soak.') as folder,
-            own_domain() as (peer, environment),
-        ):
-            stage = Stage(peer.node.context, environment, Path(folder))
-            row = soak(stage, options.model, load, options.seconds, console)
-        if options.json is not None:
-            told = {'machine': machine_kind(), 'soak': row}
-            write_text(options.json, json.dumps(told, indent=1) + '\n')
-    except (TrialError, ProcessError, OutputError) as error:
-        print(f'soak: {error}', file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print('soak: interrupted; nothing was written', file=sys.stderr)
-        return 130
-    console.print({'first': row['first'], 'last': row['last']})
-    for problem in problems(row):
-        print(f'soak: {problem}', file=sys.stderr)
-    return int(bool(problems(row)))
+
+    def measure(stage: Stage) -> dict[str, Any]:
+        return soak(stage, options.model, load, options.seconds, console)
+
+    trial = OneTrial('soak', 'soak', measure, problems, _ends)
+    return trial.run(options.json, console)
+
+
+def _ends(row: dict[str, Any]) -> dict[str, Any]:
+    return {'first': row['first'], 'last': row['last']}
 
 
 if __name__ == '__main__':
