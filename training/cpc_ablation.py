@@ -10,15 +10,15 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from training.cpc_industrial import plain_config, shipped, trained_row
-from training.cpc_judging import Bank, Figures, PatchScore, bank_of, category_figures
-from training.exporting import commit
+from training.cpc_industrial import bank_size, judged_row, plain_scores, shipped
+from training.cpc_judging import Bank, Figures, PatchScore, category_figures
 from training.judging import Study, kept_figures, run_folder, spread
 from training.methods.cpc.losses import info_nce
 from training.methods.cpc.model import patch_scores
@@ -78,11 +78,7 @@ def own_negatives(bank: Bank) -> PatchScore:
 
 def scores_of(bank: Bank, all_of_them: bool) -> dict[str, PatchScore]:
     """The scores that are compared on one network."""
-    scores = {
-        'loss': bank.scorer().grid_losses,
-        'excess': bank.scorer(excess=True).grid_losses,
-        'nearest': bank.nearest(),
-    }
+    scores = plain_scores(bank)
     if all_of_them:
         scores |= {'whole': bank.scorer(most=_WHOLE).grid_losses, 'batch': own_negatives(bank)}
     return scores
@@ -105,17 +101,12 @@ def measure(
         root = f'industrial/{category}'
         own = dataclasses.replace(chosen, datasets=(root,))
 
-        def make() -> Figures:
-            task, pictures, budget = trained_row(own, steps, data, run / category)
-            bank = bank_of(task.net, task.config, pictures)
-            return {
-                'scores': category_figures(bank, scores_of(bank, not ROWS[name]), data / root),
-                'bank': {'patches': len(bank.patches), 'centres': len(bank.centres)},
-                'budget': budget,
-                'config': plain_config(task.config),
-                'commit': commit(),
-            }
+        def judge(bank: Bank) -> Figures:
+            scores = scores_of(bank, not ROWS[name])
+            found = category_figures(bank, scores, data / root)
+            return {'scores': found, 'bank': bank_size(bank)}
 
+        make = partial(judged_row, own, steps, data, run / category, judge)
         return kept_figures(run / category, make)
 
     def every() -> Figures:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,10 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.cpc_industrial import plain_config, trained_row
-from training.cpc_judging import Bank, Figures, at_input_size, auroc, bank_of
+from training.cpc_industrial import judged_row
+from training.cpc_judging import Bank, Figures, at_input_size, auroc
 from training.drift_drives import DRIVES
-from training.exporting import commit
 from training.judging import Study, kept_figures, run_folder
 from training.methods.cpc.export import frame_term
 from training.methods.cpc.scorer import picture_score
@@ -128,14 +128,8 @@ def measure(
         frames = DRIVES[name].read(data)
         half = len(frames) // 2
         keep_frames(frames[:half], chosen, runs / 'frames' / name)
-        task, pictures, budget = trained_row(chosen, steps, runs / 'frames', run)
-        bank = bank_of(task.net, task.config, pictures)
-        return {
-            **fault_figures(frames[half:], bank),
-            'budget': budget,
-            'config': plain_config(task.config),
-            'commit': commit(),
-        }
+        judge = partial(fault_figures, frames[half:])
+        return judged_row(chosen, steps, runs / 'frames', run, judge)
 
     return {'row': name, 'seed': seed, **kept_figures(run, make)}
 

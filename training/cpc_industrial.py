@@ -12,7 +12,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,9 @@ import numpy as np
 
 from training.cpc_judging import (
     AGGREGATIONS,
+    Bank,
     Figures,
+    PatchScore,
     bank_of,
     brightness_auroc,
     category_figures,
@@ -65,6 +68,33 @@ def trained_row(
     return task.eval(), pictures, {**budget, 'seconds': round(seconds)}
 
 
+def judged_row(
+    config: Config, steps: int, data: Path, run: Path, judge: Callable[[Bank], Figures]
+) -> Figures:
+    """What `judge` says of a trained row's bank, and what it was trained with."""
+    task, pictures, budget = trained_row(config, steps, data, run)
+    return {
+        **judge(bank_of(task.net, task.config, pictures)),
+        'budget': budget,
+        'config': plain_config(task.config),
+        'commit': commit(),
+    }
+
+
+def bank_size(bank: Bank) -> Figures:
+    """How large a bank is, and what it was condensed to."""
+    return {'patches': len(bank.patches), 'centres': len(bank.centres)}
+
+
+def plain_scores(bank: Bank) -> dict[str, PatchScore]:
+    """The loss, what of it is beyond expectation, and nearest neighbours on the same z."""
+    return {
+        'loss': bank.scorer().grid_losses,
+        'excess': bank.scorer(excess=True).grid_losses,
+        'nearest': bank.nearest(),
+    }
+
+
 def plain_config(config: Config) -> Figures:
     """A configuration as JSON holds it."""
     return {
@@ -88,25 +118,16 @@ def measure(
     changes: Mapping[str, Any] = {**KINDS[kind], 'datasets': (root,), 'seed': seed}
     chosen = dataclasses.replace(config or shipped(), **changes)
 
-    def make() -> Figures:
-        task, pictures, budget = trained_row(chosen, steps, data, run)
-        bank = bank_of(task.net, task.config, pictures)
-        scores = {
-            'loss': bank.scorer().grid_losses,
-            'excess': bank.scorer(excess=True).grid_losses,
-            'nearest': bank.nearest(),
-        }
+    def judge(bank: Bank) -> Figures:
         return {
             'kind': kind,
             'category': category,
-            'scores': category_figures(bank, scores, data / root),
+            'scores': category_figures(bank, plain_scores(bank), data / root),
             'brightness_auroc': brightness_auroc(data / root),
-            'bank': {'patches': len(bank.patches), 'centres': len(bank.centres)},
-            'budget': budget,
-            'config': plain_config(task.config),
-            'commit': commit(),
+            'bank': bank_size(bank),
         }
 
+    make = partial(judged_row, chosen, steps, data, run, judge)
     return {'row': name, 'seed': seed, **kept_figures(run, make)}
 
 

@@ -24,6 +24,7 @@ from training.methods.cpc.scorer import (
     CpcScorer,
     condensed,
     grids_of,
+    of_the_bank,
     patches_of,
     picture_score,
 )
@@ -84,8 +85,7 @@ def evenly(patches: Tensor, most: int) -> Tensor:
 
 def bank_of(net: CpcNet, config: Config, pictures: Sequence[Image]) -> Bank:
     """The bank of a network from uint8 RGB pictures [h, w, 3] at its input size."""
-    every = max(1, round(len(pictures) / config.bank_pictures)) if config.bank_pictures else 1
-    return Bank(net, config, grids_of(net, pictures[::every]))
+    return Bank(net, config, grids_of(net, of_the_bank(pictures, config)))
 
 
 @dataclass

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,16 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import nn
 
-from training.graph import ExportError
+from training.graph import SMALL, ExportError, to_onnx, with_half_weights
 from vq_anomaly_ros.detection.engines import open_engine
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelInfo
+from vq_anomaly_ros.detection.model_info import Method
 
 Image = NDArray[np.uint8]
 Outputs = Mapping[str, NDArray[Any]]
 
 _PARITY_PICTURES = 24
+_SCORE_ONLY = ('score',)  # outputs of a model that knows no classes
 # Terms of the data that weights inherit, by the first parts of a data set's name.
 _TERMS = {
     'camvid': 'CamVid (CC BY-NC, via the SegNet copy)',
@@ -50,6 +54,56 @@ class Exported:
     network: Callable[[Image], Outputs]
     normal_scores: Callable[[ModelFile], Iterator[NDArray[np.float32]]]
     facts: Callable[[], dict[str, Any]] = dict
+
+
+def describe_score_only(
+    name: str,
+    method: Method,
+    input_size: Sequence[int],
+    stride: int,
+    datasets: Sequence[str],
+    *,
+    score_kind: str,
+    score_range: tuple[float, float],
+) -> ModelInfo:
+    """Metadata of a model without classes, still without calibration, parity and hash."""
+    height, width = (int(side) for side in input_size)
+    return ModelInfo(
+        name=name,
+        method=method,
+        classes=(),
+        palette=(),
+        input_size=(height, width),
+        stride=stride,
+        score_kind=score_kind,
+        score_range=score_range,
+        codevectors_per_class=0,
+        calibration=None,
+        training_data=tuple(datasets),
+        outlier_data=(),
+        terms=terms(datasets),
+        commit=commit(),
+        weights_sha256='0' * 64,
+        parity={},
+        created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+    )
+
+
+def exported_score_only(
+    info: ModelInfo, scorer: nn.Module, pictures: Sequence[Image], small: int = SMALL
+) -> Exported:
+    """The parts of the model file of a scorer, uint8 RGB [N, h, w, 3] -> score.
+
+    pictures: the normal ones at the input size; small: see `graph.with_half_weights`.
+    """
+    example = torch.zeros((2, *info.input_size, 3), dtype=torch.uint8)
+    return Exported(
+        info=info,
+        graph=with_half_weights(to_onnx(scorer, example, _SCORE_ONLY), small),
+        pictures=np.stack([pictures[index] for index in parity_choice(len(pictures))]),
+        network=partial(run_network, scorer, names=_SCORE_ONLY),
+        normal_scores=partial(normal_scores, pictures),
+    )
 
 
 def require_checkpoint(run: Path) -> Path:

@@ -19,7 +19,7 @@ OPSET = 18
 # They are a third of the weights and make nearly all of the error that rounding to fp16 causes
 # (EfficientNet-lite0, largest difference of the score as a share of its range: 0.0185 without this
 # rule, 0.0009 at 30,000 values, 0.0002 at 150,000).
-_SMALL = 150_000
+SMALL = 150_000
 
 
 class ExportError(RuntimeError):
@@ -103,7 +103,7 @@ def _without_traces(graph: onnx.GraphProto) -> None:
         del value.metadata_props[:]
 
 
-def with_half_weights(model: onnx.ModelProto, small: int = _SMALL) -> onnx.ModelProto:
+def with_half_weights(model: onnx.ModelProto, small: int = SMALL) -> onnx.ModelProto:
     """The graph with its large float32 weights stored as fp16 behind a Cast to float32.
 
     small: tensors of up to so many values stay float32. Raises ExportError where a weight does not

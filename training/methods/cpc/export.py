@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-import onnx
 import torch
 from rich.progress import track
 from torch import Tensor
@@ -16,14 +12,11 @@ from torch import Tensor
 from training.exporting import (
     Exported,
     Image,
-    commit,
-    normal_scores,
-    parity_choice,
-    run_network,
-    terms,
+    describe_score_only,
+    exported_score_only,
     trained_state,
 )
-from training.graph import ExportError, to_onnx, with_half_weights
+from training.graph import ExportError
 from training.methods.cpc.model import CpcNet
 from training.methods.cpc.scorer import (
     MAP_STRIDE,
@@ -31,12 +24,12 @@ from training.methods.cpc.scorer import (
     FrameTerm,
     condensed,
     grids_of,
+    of_the_bank,
     patches_of,
 )
 from training.methods.cpc.task import Config, CpcTask, read_pictures
 from vq_anomaly_ros.detection.model_file import ModelInfo
 
-OUTPUTS = ('score',)
 # The score ends at so many times the highest score of a patch of the bank's pictures.
 _HEADROOM = 4.0
 _FEWEST = 8  # pictures that say what is typical
@@ -55,8 +48,7 @@ def scorer_of(task: CpcTask, pictures: Sequence[Image]) -> CpcScorer:
     ExportError where the term of the picture is asked for and cannot be had.
     """
     config = task.config
-    every = max(1, round(len(pictures) / config.bank_pictures)) if config.bank_pictures else 1
-    grids = grids_of(task.net, track(pictures[::every], 'collecting the bank'))
+    grids = grids_of(task.net, track(of_the_bank(pictures, config), 'collecting the bank'))
     centres, log_counts = condensed(patches_of(grids), config.bank_centres, config.seed)
     if config.frame_term and config.context:
         raise ExportError(
@@ -95,15 +87,13 @@ def frame_term(
 
 def describe(config: Config, scorer: CpcScorer) -> ModelInfo:
     """The metadata of a CPC model, still without calibration, parity and hash."""
-    height, width = (int(side) for side in config.input_size)
     patches = int(scorer.log_counts.exp().sum().round())
-    return ModelInfo(
-        name=config.name,
-        method='cpc',
-        classes=(),
-        palette=(),
-        input_size=(height, width),
-        stride=MAP_STRIDE,
+    return describe_score_only(
+        config.name,
+        'cpc',
+        config.input_size,
+        MAP_STRIDE,
+        config.datasets,
         score_kind=(
             f'InfoNCE loss of patches of {config.patch} against {patches} normal ones in '
             f'{len(scorer.centres)} centres'
@@ -111,23 +101,7 @@ def describe(config: Config, scorer: CpcScorer) -> ModelInfo:
             + (', plus how untypical the picture is' if config.frame_term else '')
         ),
         score_range=(scorer.least, scorer.most),
-        codevectors_per_class=0,
-        calibration=None,
-        training_data=tuple(config.datasets),
-        outlier_data=(),
-        terms=terms(config.datasets),
-        commit=commit(),
-        weights_sha256='0' * 64,
-        parity={},
-        created=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
-
-
-def graph_of(scorer: CpcScorer, config: Config) -> onnx.ModelProto:
-    """The ONNX graph of a scorer, large weights stored as fp16."""
-    height, width = (int(side) for side in config.input_size)
-    picture = torch.zeros((2, height, width, 3), dtype=torch.uint8)
-    return with_half_weights(to_onnx(scorer, picture, OUTPUTS))
 
 
 def exported(run: Path, config: Config, data: Path) -> Exported:
@@ -135,10 +109,4 @@ def exported(run: Path, config: Config, data: Path) -> Exported:
     task = load_task(run, config)
     pictures = list(read_pictures(config, data))
     scorer = scorer_of(task, pictures)
-    return Exported(
-        info=describe(config, scorer),
-        graph=graph_of(scorer, config),
-        pictures=np.stack([pictures[index] for index in parity_choice(len(pictures))]),
-        network=partial(run_network, scorer, names=OUTPUTS),
-        normal_scores=partial(normal_scores, pictures),
-    )
+    return exported_score_only(describe(config, scorer), scorer, pictures)

@@ -6,7 +6,7 @@ It is condensed by k-means, each centre standing for as many patches as are near
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from training.methods.cpc.losses import borrowed_loss, condensed_bank_loss, excess_bank_loss
 from training.methods.cpc.model import CpcNet, patch_scores
-from training.methods.cpc.task import normalised
+from training.methods.cpc.task import Config, Image, normalised
 from training.smoothing import gaussian, smoothed
 
 Aggregation = Literal['mean', 'max', 'top']
@@ -25,6 +25,12 @@ MAP_STRIDE = 8  # of the exported map
 _SIGMA = 4.0  # pixels of the picture, of the Gaussian over the map
 _TOP_SHARE = 0.05
 _SHRINKAGE, _LEAST_SPREAD = 0.02, 1e-6  # of a covariance, towards its diagonal
+
+
+def of_the_bank(pictures: Sequence[Image], config: Config) -> Sequence[Image]:
+    """The pictures whose patches are the bank: about `bank_pictures` of them, evenly chosen."""
+    every = max(1, round(len(pictures) / config.bank_pictures)) if config.bank_pictures else 1
+    return pictures[::every]
 
 
 def grids_of(net: CpcNet, pictures: Iterable[NDArray[np.uint8]]) -> list[Tensor]:
