@@ -13,8 +13,6 @@ its distance to the score of such objects?
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -25,18 +23,18 @@ import cv2
 import numpy as np
 from rich.console import Console
 
-from training.card import CardError, with_table
+from training.card import CardError
 from training.data.folders import FolderError
 from training.data.outliers import OutlierError, Paster, read_cut_outs
 from training.drift import baseline_of, uneventful_case
 from training.drift_drives import DRIVES, DriveError, SignsOnDisk, motorway
 from training.maps_on_disk import Maps, MapsOnDisk
+from training.studies import drive_config, drive_parser, keep_results
 from vq_anomaly_ros.detection.calibration_file import CalibrationFile, frame_score
-from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
+from vq_anomaly_ros.detection.detector import Detector
 from vq_anomaly_ros.detection.engines import EngineError
-from vq_anomaly_ros.detection.model_file import ModelFileError, find_model
+from vq_anomaly_ros.detection.model_file import ModelFileError
 from vq_anomaly_ros.detection.model_info import ModelInfo
-from vq_anomaly_ros.replay.files import write_text
 from vq_anomaly_ros.replay.interruption import interruptible
 from vq_anomaly_ros.replay.normal_scores import DriveScores, fit
 from vq_anomaly_ros.replay.progress import progress_bar
@@ -337,17 +335,14 @@ def _polluted_lines(total: Figures) -> Iterator[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    options = _parser().parse_args(argv)
-    config = DetectorConfig(
-        find_model(options.model), output_size='network', with_codes=True, min_obstacle_area=1.0
-    )
+    options = drive_parser('calibration', __doc__).parse_args(argv)
     try:
-        with interruptible(), Detector(config) as detector:
+        with interruptible(), Detector(drive_config(options.model)) as detector:
             kept = MapsOnDisk(detector, options.cache)
             signs = SignsOnDisk(detector, options.cache)
             found: Figures = {'model': detector.info.name, 'sha256': detector.model.sha256}
             found |= study(options.data, kept, signs, detector.info, Console(stderr=True))
-        _keep(found, options)
+        keep_results(found, markdown(found), _TABLE, options, indent=None)
     except (
         *(CardError, DriveError, EngineError),
         *(FolderError, ModelFileError, OutlierError, OSError),
@@ -359,29 +354,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     print(markdown(found))
     return 0
-
-
-def _keep(found: Figures, options: argparse.Namespace) -> None:
-    if options.json is not None:
-        write_text(options.json, json.dumps(found) + '\n')
-    if options.page is not None:
-        page = with_table(options.page.read_text(encoding='utf-8'), markdown(found), _TABLE)
-        write_text(options.page, page)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        'training.calibration',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add('--data', type=Path, required=True, help='folder of the data sets')
-    add('--model', default='street', help='model file, or name of a shipped one')
-    add('--cache', type=Path, help='folder that keeps what was read off the frames')
-    add('--json', type=Path, metavar='F', help='write all cases there')
-    add('--page', type=Path, metavar='P', help='page whose tables between markers are replaced')
-    return parser
 
 
 if __name__ == '__main__':

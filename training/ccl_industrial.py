@@ -22,7 +22,7 @@ import cv2
 import torch
 
 from training.backbones import BackboneError
-from training.card import CardError, with_table
+from training.card import CardError
 from training.ccl_judging import (
     Curve,
     Tested,
@@ -36,14 +36,14 @@ from training.cpc_judging import brightness_auroc
 from training.data.folders import FolderError, read_mvtec_category
 from training.exporting import commit
 from training.graph import ExportError
-from training.judging import Figures, kept_figures, run_folder
+from training.judging import Figures, is_finished, kept_figures, run_folder
 from training.methods.ccl.export import load_task
 from training.methods.ccl.task import Config
+from training.studies import add_result_options, keep_results
 from training.train import keep_freed_memory, train
 from vq_anomaly_ros.machine import cpu_name
 from vq_anomaly_ros.replay import bags
 from vq_anomaly_ros.replay.demo import DRIVE, TOPIC
-from vq_anomaly_ros.replay.files import write_text
 from vq_anomaly_ros.replay.interruption import interruptible
 
 NAME = 'ccl_industrial'
@@ -100,9 +100,14 @@ def schedule(row: str, seed: int, data: Path, cache: Path) -> Config:
     return dataclasses.replace(config, epochs=max(1, round(passes)))
 
 
+def folder_of(runs: Path, row: str, seed: int) -> Path:
+    """Where the run of a row with a seed is kept."""
+    return run_folder(runs, row.replace(',', '').replace('=', ''), seed)
+
+
 def measure(row: str, seed: int, data: Path, runs: Path, tests: Mapping[str, Tested]) -> Figures:
     """The figures of a row with a seed; trained and judged where RUNS does not have it."""
-    run = run_folder(runs, row.replace(',', '').replace('=', ''), seed)
+    run = folder_of(runs, row, seed)
 
     def make() -> Figures:
         config = schedule(row, seed, data, runs / 'features')
@@ -217,8 +222,7 @@ def _finished_or_made(options: argparse.Namespace) -> list[Figures]:
     found = []
     for seed in options.seeds:
         for row in options.rows:
-            finished = run_folder(options.out, row.replace(',', '').replace('=', ''), seed)
-            if options.finished and not (finished / 'figures.json').exists():
+            if options.finished and not is_finished(folder_of(options.out, row, seed)):
                 continue
             if not tests and not options.finished:
                 cached = dataclasses.replace(SCHEDULE, feature_cache=str(options.out / 'features'))
@@ -236,11 +240,7 @@ def _line(found: Figures) -> str:
 
 
 def _keep(found: Sequence[Figures], result: Figures, options: argparse.Namespace) -> None:
-    if options.json is not None:
-        write_text(options.json, json.dumps(result, indent=1) + '\n')
-    if options.page is not None:
-        page = with_table(options.page.read_text(encoding='utf-8'), markdown(result), NAME)
-        write_text(options.page, page)
+    keep_results(result, markdown(result), NAME, options)
     if options.pictures is not None:
         from training.ccl_pictures import draw_confusion, draw_curves
 
@@ -261,8 +261,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--seeds', nargs='+', type=int, default=[0, 1, 2])
     add('--finished', action='store_true', help='train nothing: tables of what --out has')
     add('--demo', type=Path, metavar='DIR', help='what the demo made with a model, for its speed')
-    add('--json', type=Path, metavar='F', help='write rows and runs there')
-    add('--page', type=Path, metavar='P', help='page whose table between markers is replaced')
+    add_result_options(parser, 'write rows and runs there')
     add('--pictures', type=Path, metavar='DIR', help='folder of the two charts')
     return parser
 

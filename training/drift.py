@@ -16,7 +16,6 @@ import argparse
 import itertools
 import json
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,20 +24,21 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from training.card import CardError, with_table
+from training.card import CardError
 from training.data.folders import FolderError
 from training.drift_drives import DRIVES, RATE_HZ, Drive, DriveError, SignsOnDisk
-from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
+from training.studies import drive_config, drive_parser, keep_results
+from vq_anomaly_ros.detection.detector import Detector
 from vq_anomaly_ros.detection.drift import Baseline, DriftMonitor, Learner
 from vq_anomaly_ros.detection.engines import EngineError
 from vq_anomaly_ros.detection.frame_signs import FrameSigns, frame_signs, score_edges
 from vq_anomaly_ros.detection.levels import Level
-from vq_anomaly_ros.detection.model_file import ModelFileError, find_model
+from vq_anomaly_ros.detection.model_file import ModelFileError
 from vq_anomaly_ros.images import Frame
 from vq_anomaly_ros.replay.faults import FAULTS, FROZEN, faulty
-from vq_anomaly_ros.replay.files import write_text
 from vq_anomaly_ros.replay.interruption import interruptible
 from vq_anomaly_ros.replay.progress import progress_bar
+from vq_anomaly_ros.timing import Way, median_ms
 
 SEVERITY = 3
 WITHIN_S = 2.0
@@ -244,30 +244,25 @@ def cost(detector: Detector, picture: np.ndarray, repeats: int = 300) -> Figures
     endless = stamped(itertools.cycle(others))
     return {
         'picture': list(picture.shape[:2]),
-        'detector_ms': _median_ms(lambda: detector.detect([frame]), repeats // 20),
-        'signs_ms': _median_ms(
+        'detector_ms': _rounded_ms(lambda: detector.detect([frame]), repeats // 20),
+        'signs_ms': _rounded_ms(
             lambda: frame_signs(frame, detection, detector.info, edges), repeats
         ),
-        'monitor_ms': _median_ms(lambda: monitor.update(*next(endless)), repeats),
+        'monitor_ms': _rounded_ms(lambda: monitor.update(*next(endless)), repeats),
         'engine': detector.engine.description,
         'signs_bytes': sum(a.nbytes for a in (signs.cells, signs.edges, signs.scores)),
     }
 
 
-def _median_ms(act: Any, repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        act()
-        times.append(1e3 * (time.perf_counter() - start))
-    return round(float(np.median(times)), 3)
+def _rounded_ms(way: Way, calls: int) -> float:
+    return round(median_ms(way, calls), 3)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     options = _parser().parse_args(argv)
     try:
-        with interruptible(), Detector(_config(options.model)) as detector:
+        with interruptible(), Detector(drive_config(options.model)) as detector:
             if options.cost:
                 picture = DRIVES['drive_dog'].read(options.data)[0]
                 print(json.dumps(cost(detector, picture), indent=1))
@@ -276,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found: Figures = {'model': detector.info.name, 'sha256': detector.model.sha256}
             found |= study(options.data, kept, Console(stderr=True))
             found['summary'] = summary(found)
-        _keep(found, options)
+        keep_results(found, markdown(found), _TABLE, options)
     except (CardError, DriveError, EngineError, FolderError, ModelFileError, OSError) as error:
         print(f'training.drift: {error}', file=sys.stderr)
         return 2
@@ -287,33 +282,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _config(model: str) -> DetectorConfig:
-    return DetectorConfig(
-        find_model(model), output_size='network', with_codes=True, min_obstacle_area=1.0
-    )
-
-
-def _keep(found: Figures, options: argparse.Namespace) -> None:
-    if options.json is not None:
-        write_text(options.json, json.dumps(found, indent=1) + '\n')
-    if options.page is not None:
-        page = with_table(options.page.read_text(encoding='utf-8'), markdown(found), _TABLE)
-        write_text(options.page, page)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        'training.drift',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add('--data', type=Path, required=True, help='folder of the data sets')
-    add('--model', default='street', help='model file, or name of a shipped one')
-    add('--cache', type=Path, help='folder that keeps what was read off the frames')
-    add('--json', type=Path, metavar='F', help='write all cases there')
-    add('--page', type=Path, metavar='P', help='page whose table between markers is replaced')
-    add('--cost', action='store_true', help='measure the time for a frame instead')
+    parser = drive_parser('drift', __doc__)
+    parser.add_argument('--cost', action='store_true', help='measure the time for a frame instead')
     return parser
 
 

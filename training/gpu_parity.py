@@ -17,7 +17,6 @@ rows say which of the two it was.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ import onnx
 from onnx import TensorProto, helper
 from rich.console import Console
 
-from training.card import CardError, with_table
+from training.card import CardError
 from training.data.folders import (
     AnomalyFolder,
     FolderError,
@@ -42,6 +41,7 @@ from training.data.folders import (
 )
 from training.exporting import Image, commit, stretched
 from training.predictor import size_of, upsample
+from training.studies import add_result_options, keep_results
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.engines import Engine, EngineError, gpu_graph, open_cpu_engine
 from vq_anomaly_ros.detection.engines.gpu_options import GpuOptions, Precision
@@ -51,7 +51,6 @@ from vq_anomaly_ros.detection.engines.verify import LABEL_LIMIT, SCORE_LIMIT, ve
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelFileError, find_model
 from vq_anomaly_ros.metrics import PixelScores
 from vq_anomaly_ros.replay.build_engine import frame_size
-from vq_anomaly_ros.replay.files import write_text
 from vq_anomaly_ros.replay.interruption import interruptible
 from vq_anomaly_ros.replay.progress import progress_bar
 
@@ -285,11 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with interruptible():
             rows = _rows(options)
-            if options.json is not None:
-                write_text(options.json, json.dumps(rows, indent=1) + '\n')
-            if options.page is not None:
-                page = with_table(options.page.read_text(), markdown(rows), _TABLE)
-                write_text(options.page, page)
+            keep_results(rows, markdown(rows), _TABLE, options)
     except (CardError, EngineError, FolderError, ModelFileError, OSError) as error:
         print(f'training.gpu_parity: {error}', file=sys.stderr)
         return 2
@@ -331,8 +326,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--data', type=Path, required=True, help='folder of the data sets')
     add('--precision', nargs='+', choices=list(AP_LIMITS), default=list(AP_LIMITS))
     add('--size', type=frame_size, default=(720, 1280), metavar='HxW', help='of the camera')
-    add('--json', type=Path, metavar='F', help='write the rows there')
-    add('--page', type=Path, metavar='P', help='page whose table between markers is replaced')
+    add_result_options(parser, 'write the rows there')
     return parser
 
 

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.backbones import BackboneError
-from training.card import with_table
 from training.data.folders import (
     class_table,
     load_anomaly_labels,
@@ -32,6 +31,7 @@ from training.data.folders import (
     read_segmentation_folder,
 )
 from training.predictor import size_of, upsample, upsampled_argmax
+from training.studies import add_result_options, keep_results
 from training.train import keep_freed_memory
 from vq_anomaly_ros.metrics import PixelScores, confusion, mean_iou
 from vq_anomaly_ros.replay.files import write_text
@@ -99,13 +99,14 @@ def class_miou(
 def kept_figures(run: Path, make: Callable[[], Figures]) -> Figures:
     """The figures of a finished run, read from RUN/figures.json; else made and kept there."""
     kept = run / _FIGURES
-    if not _figures(run):
+    if not is_finished(run):
         write_text(kept, json.dumps(make(), indent=1) + '\n')
     figures: Figures = json.loads(kept.read_text())
     return figures
 
 
-def _figures(run: Path) -> bool:
+def is_finished(run: Path) -> bool:
+    """Whether the figures of a run are kept."""
     return (run / _FIGURES).exists()
 
 
@@ -147,7 +148,7 @@ class Study:
         try:
             for seed in options.seeds:
                 for name in options.rows:
-                    if options.finished and not _figures(run_folder(options.out, name, seed)):
+                    if options.finished and not is_finished(run_folder(options.out, name, seed)):
                         continue
                     given = [getattr(options, folder) for folder in self.folders]
                     rows.append(self.measure(name, seed, *given, options.out))
@@ -166,13 +167,9 @@ class Study:
 
     def _keep(self, rows: Sequence[Figures], table: str, options: argparse.Namespace) -> None:
         """The rows as JSON and the table as Markdown, in the folder of the runs and where asked."""
-        text = json.dumps(rows, indent=1) + '\n'
-        write_text(options.out / f'{self.name}.json', text)
+        write_text(options.out / f'{self.name}.json', json.dumps(rows, indent=1) + '\n')
         write_text(options.out / f'{self.name}.md', table)
-        if options.json is not None:
-            write_text(options.json, text)
-        if options.page is not None:
-            write_text(options.page, with_table(options.page.read_text(), table, self.name))
+        keep_results(rows, table, self.name, options)
 
     def _parser(self, description: str | None) -> argparse.ArgumentParser:
         parser = argparse.ArgumentParser(
@@ -189,6 +186,5 @@ class Study:
         )
         add('--seeds', nargs='+', type=int, default=list(self.seeds))
         add('--finished', action='store_true', help='train nothing: a table of what --out has')
-        add('--json', type=Path, metavar='F', help='write the rows there, too')
-        add('--page', type=Path, metavar='P', help='page whose table between markers is replaced')
+        add_result_options(parser, 'write the rows there, too')
         return parser

@@ -18,8 +18,7 @@ import argparse
 import csv
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,13 +28,14 @@ import cv2
 import numpy as np
 from rich.console import Console
 
-from training.card import CardError, with_table
+from training.card import CardError
 from training.drift_drives import DRIVES, RATE_HZ, DriveError
 from training.maps_on_disk import Maps, MapsOnDisk
+from training.studies import drive_config, drive_parser, keep_results
 from vq_anomaly_ros.detection.calibration import Calibration
-from vq_anomaly_ros.detection.detector import Detection, Detector, DetectorConfig
+from vq_anomaly_ros.detection.detector import Detection, Detector
 from vq_anomaly_ros.detection.engines import EngineError
-from vq_anomaly_ros.detection.model_file import ModelFileError, find_model
+from vq_anomaly_ros.detection.model_file import ModelFileError
 from vq_anomaly_ros.detection.model_info import ModelInfo
 from vq_anomaly_ros.detection.obstacles import Obstacle, find_obstacles
 from vq_anomaly_ros.detection.overlay import overlay
@@ -43,11 +43,12 @@ from vq_anomaly_ros.detection.regions import ROAD, RegionOfInterest
 from vq_anomaly_ros.detection.scene import Scene, SceneConfig
 from vq_anomaly_ros.images import Frame
 from vq_anomaly_ros.replay.evaluate_bag import DEFAULT_SCENE
-from vq_anomaly_ros.replay.files import write_bytes, write_text
+from vq_anomaly_ros.replay.files import write_bytes
 from vq_anomaly_ros.replay.flicker import Alone, FlickerCounter, shares_alone
 from vq_anomaly_ros.replay.interruption import interruptible
 from vq_anomaly_ros.replay.normal_scores import DriveScores, fit
 from vq_anomaly_ros.replay.progress import progress_bar
+from vq_anomaly_ros.timing import median_ms
 
 BOXES = Path(__file__).resolve().parents[1] / 'docs/benchmarks/drive_dog_boxes.csv'
 DOG = 'drive_dog'
@@ -76,6 +77,7 @@ class Shown:
 
     @property
     def obstacles(self) -> tuple[Obstacle, ...]:
+        """What was told in it."""
         return self.detection.obstacles
 
 
@@ -245,6 +247,7 @@ class Study:
                 shown = [persisting(frame, persistence) for frame in frames]
                 if name == DOG:
                     row['dog'] = dog_figures(shown, self.boxes)
+                    row['dog_frames'] = len(shown)
                     continue
                 row[name] = {
                     'things': len(things(shown)),
@@ -317,7 +320,8 @@ def _case_lines(found: Figures) -> Iterator[str]:
         yield (
             f'| {row["target"]:g} | {row["smoothing"]:g} | {row["persistence"]} | '
             f'{dog["found"]} of {dog["frames"]} ({dog["share"]:.0%}) | {dog["numbers"]} | '
-            f'{dog["others"]} ({dog["frames_with_others"]} of 54) | {" | ".join(cells)} |'
+            f'{dog["others"]} ({dog["frames_with_others"]} of {row["dog_frames"]}) | '
+            f'{" | ".join(cells)} |'
         )
 
 
@@ -401,10 +405,10 @@ def cost(found: Study, repeats: int = 20) -> Figures:
     for name, one in scenes.items():
         scene = Scene(one, found.info)
         act = partial(_through, maps, places, table, scene, size)
-        figures[f'{name}_ms'] = _median_ms(act, repeats) / len(places)
+        figures[f'{name}_ms'] = median_ms(act, repeats) / len(places)
     score = table.apply(maps.raw[0])
     mask = np.where(score > np.float32(1 - CHOSEN), np.uint8(255), np.uint8(0))
-    figures['find_obstacles_ms'] = _median_ms(
+    figures['find_obstacles_ms'] = median_ms(
         lambda: find_obstacles(mask, score, _labels(maps, 0), size, MIN_AREA), 10 * repeats
     )
     return {name: round(value, 3) for name, value in figures.items()}
@@ -417,21 +421,11 @@ def _through(
         pass
 
 
-def _median_ms(act: Callable[[], Any], repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        act()
-        times.append(1e3 * (time.perf_counter() - start))
-    return float(np.median(times))
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     options = _parser().parse_args(argv)
-    config = DetectorConfig(find_model(options.model), output_size='network', min_obstacle_area=1.0)
     try:
-        with interruptible(), Detector(config) as detector:
+        with interruptible(), Detector(drive_config(options.model, with_codes=False)) as detector:
             drives = Study(options.data, MapsOnDisk(detector, options.cache), detector.info)
             if options.cost:
                 print(json.dumps(cost(drives), indent=1))
@@ -441,7 +435,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if options.sheets is not None:
                 for path in write_sheets(drives, options.data, options.sheets, CHOSEN):
                     print(path)
-        _keep(found, options)
+        keep_results(found, markdown(found), _TABLE, options)
     except (CardError, DriveError, EngineError, ModelFileError, OSError) as error:
         print(f'training.obstacles: {error}', file=sys.stderr)
         return 2
@@ -452,26 +446,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _keep(found: Figures, options: argparse.Namespace) -> None:
-    if options.json is not None:
-        write_text(options.json, json.dumps(found, indent=1) + '\n')
-    if options.page is not None:
-        page = with_table(options.page.read_text(encoding='utf-8'), markdown(found), _TABLE)
-        write_text(options.page, page)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        'training.obstacles',
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = drive_parser('obstacles', __doc__)
     add = parser.add_argument
-    add('--data', type=Path, required=True, help='folder of the data sets')
-    add('--model', default='street', help='model file, or name of a shipped one')
-    add('--cache', type=Path, help='folder that keeps what was read off the frames')
-    add('--json', type=Path, metavar='F', help='write all cases there')
-    add('--page', type=Path, metavar='P', help='page whose tables between markers are replaced')
     add('--sheets', type=Path, metavar='DIR', help='write sheets of what is told, to be looked at')
     add('--cost', action='store_true', help='measure the time for a frame instead')
     return parser
