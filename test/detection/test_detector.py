@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -46,6 +48,39 @@ def assert_same_bits(one: Detection, other: Detection) -> None:
     for field in ('labels', 'score', 'anomaly_mask', 'raw_score', 'codes'):
         a, b = getattr(one, field), getattr(other, field)
         assert (a is None and b is None) or a.tobytes() == b.tobytes()
+
+
+def test_streams_give_the_bits_of_one_alone(open_detector, picture) -> None:
+    frames = [Frame(picture(seed, 90, 160), 'bgr') for seed in range(4)]
+    alone = open_detector(threads=1)
+    expected = [alone.detect([frame])[0] for frame in frames]
+    shared = open_detector(threads=2, streams=2)
+    assert (alone.streams, shared.streams) == (1, 2)
+    with ThreadPoolExecutor(4) as threads:  # more than there are streams: they take turns
+        for _ in range(5):
+            found = list(threads.map(lambda frame: shared.detect([frame])[0], frames))
+            for one, other in zip(found, expected, strict=True):
+                assert_same_bits(one, other)
+    shared.close()
+    with pytest.raises(EngineError, match='closed'):
+        shared.detect(frames[:1])
+
+
+def test_two_streams_are_at_work_at_the_same_time(open_detector, picture, monkeypatch) -> None:
+    detector = open_detector(streams=2, threads=2)
+    both = threading.Barrier(2)
+    for stream in detector._streams:
+        infer = stream.engine.infer
+
+        def met(*arguments, infer=infer):
+            both.wait(30)  # broken, and an error, where they come one after the other
+            return infer(*arguments)
+
+        monkeypatch.setattr(stream.engine, 'infer', met)
+    frame = Frame(picture(0, 64, 128), 'bgr')
+    with ThreadPoolExecutor(2) as threads:
+        one, other = threads.map(lambda _: detector.detect([frame])[0], range(2))
+    assert_same_bits(one, other)
 
 
 @pytest.mark.parametrize('size', [(64, 128), (97, 201), (270, 480), (7, 5)])

@@ -232,3 +232,54 @@ def test_an_abandoned_worker_leaves_its_frames_failed_and_the_next_one_alone(sta
     assert frames.counts('/front') == Counts(received=1, failed=1), 'it is not counted twice'
     assert frames.counts('/rear').published >= 19
     assert all(whole(frames.counts(camera)) for camera in CAMERAS)
+
+
+def test_several_detectors_look_at_several_cameras_each_in_order() -> None:
+    frames: LatestFrames[int] = LatestFrames(CAMERAS)
+    meet = threading.Barrier(2)
+    at_it: set[str] = set()
+    seen: list[tuple[str, int]] = []
+
+    def detect(taken: Taken[int]) -> None:
+        assert taken.camera not in at_it, 'two frames of a camera at once'
+        at_it.add(taken.camera)
+        if taken.item == 0 and taken.camera != CAMERAS[2]:
+            meet.wait(PATIENCE)  # both are looked at at the same time, or this breaks
+        time.sleep(0.001)
+        at_it.discard(taken.camera)
+
+    worker = FrameWorker(
+        frames, detect, lambda taken, _: seen.append((taken.camera, taken.item)), nothing,
+        ValueError, detectors=2,
+    )  # fmt: skip
+    worker.start()
+    for number in range(50):
+        for camera in CAMERAS:
+            frames.put(camera, number)
+        time.sleep(0.002)
+    for camera in CAMERAS:
+        assert frames.wait_through(camera, PATIENCE)
+    worker.stop()
+    for camera in CAMERAS:
+        numbers = [number for name, number in seen if name == camera]
+        assert numbers == sorted(numbers)
+        counts = frames.counts(camera)
+        assert counts == Counts(50, len(numbers), 50 - len(numbers))
+    assert not meet.broken
+
+
+def test_detectors_that_wait_do_not_keep_the_publisher_from_its_last_frame() -> None:
+    frames: LatestFrames[int] = LatestFrames(CAMERAS)
+    begun, may_end = threading.Event(), threading.Event()
+
+    def detect(taken: Taken[int]) -> None:
+        begun.set()
+        assert may_end.wait(PATIENCE)
+
+    worker = FrameWorker(frames, detect, nothing, nothing, ValueError, detectors=3)
+    worker.start()
+    frames.put('/front', 1)
+    assert begun.wait(PATIENCE)
+    threading.Timer(0.1, may_end.set).start()
+    assert worker.stop(PATIENCE)
+    assert frames.counts('/front') == Counts(received=1, published=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from unittest.mock import ANY
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +23,8 @@ class SlotsAgainstModel(RuleBasedStateMachine):
         super().__init__()
         self.frames: LatestFrames[int] = LatestFrames(CAMERAS)
         self.waiting: dict[str, int] = {}
-        self.in_work: list[str] = []
+        self.in_work: list[Taken[int]] = []
+        self.busy: set[str] = set()
         self.ended: Counter[tuple[str, str]] = Counter()
         self.served: list[str] = []
         self.since: dict[str, int] = {}
@@ -42,24 +44,45 @@ class SlotsAgainstModel(RuleBasedStateMachine):
     @rule()
     def take(self) -> None:
         taken = self.frames.take(timeout=0)
-        if not self.waiting or not self.is_open:
+        if not self.waiting.keys() - self.busy or not self.is_open:
             assert taken is None
             return
         assert taken is not None
+        assert taken.camera not in self.busy, 'a second frame of a camera is looked at'
+        self.busy.add(taken.camera)
         assert taken.item == self.waiting.pop(taken.camera), 'not the newest frame of the camera'
         self.served.append(taken.camera)
-        self.in_work.append(taken.camera)
+        self.in_work.append(taken)
         begun = self.since.pop(taken.camera)
         others = self.served[begun:-1]
         assert taken.camera not in others
         assert len(others) == len(set(others)), 'another camera was served twice while it waited'
 
     @precondition(lambda self: self.in_work)
-    @rule(outcome=st.sampled_from(Outcome))
-    def finish(self, outcome: Outcome) -> None:
-        camera = self.in_work.pop(0)
-        self.frames.finish(camera, outcome)
-        self.ended[camera, outcome.value] += 1
+    @rule(data=st.data())
+    def let_next(self, data: st.DataObject) -> None:
+        taken = data.draw(st.sampled_from(self.in_work))
+        self.frames.let_next(taken)
+        self.no_longer_busy(taken)
+
+    @precondition(lambda self: self.in_work)
+    @rule(outcome=st.sampled_from(Outcome), data=st.data())
+    def finish(self, outcome: Outcome, data: st.DataObject) -> None:
+        taken = self.in_work.pop(data.draw(st.integers(0, len(self.in_work) - 1)))
+        self.frames.finish(taken, outcome)
+        self.no_longer_busy(taken)
+        self.ended[taken.camera, outcome.value] += 1
+
+    def no_longer_busy(self, taken: Taken[int]) -> None:
+        """The last frame of its camera lets the next in; an older one has no say any more."""
+        newer = [
+            one for one in self.in_work if one.camera == taken.camera and one.item > taken.item
+        ]
+        if not newer:
+            self.busy.discard(taken.camera)
+            # It could not be served before: a camera that is looked at does not wait.
+            if taken.camera in self.since:
+                self.since[taken.camera] = len(self.served)
 
     @rule()
     def close(self) -> None:
@@ -79,7 +102,8 @@ class SlotsAgainstModel(RuleBasedStateMachine):
     def every_frame_is_accounted_for(self) -> None:
         for camera in CAMERAS:
             counts = self.frames.counts(camera)
-            in_flight = self.in_work.count(camera) + (camera in self.waiting)
+            working = sum(taken.camera == camera for taken in self.in_work)
+            in_flight = working + (camera in self.waiting)
             assert counts == Counts(
                 in_flight=in_flight,
                 **{
@@ -108,6 +132,7 @@ def test_all_waiting_cameras_are_served_in_turn(order: list[str], rounds: int) -
             frames.put(camera, 0)
         taken = frames.take(timeout=0)
         assert taken is not None
+        frames.let_next(taken)
         served.append(taken.camera)
     assert served == list(CAMERAS) * rounds
 
@@ -127,3 +152,27 @@ def test_take_waits_for_a_frame_and_close_wakes_it() -> None:
     assert taken is not None and taken.item == 7
     threading.Timer(0.05, frames.close).start()
     assert frames.take() is None
+
+
+def test_a_camera_whose_frame_is_looked_at_does_not_hold_up_the_others() -> None:
+    frames: LatestFrames[int] = LatestFrames(['/front', '/rear'])
+    frames.put('/front', 1)
+    first = frames.take(timeout=0)
+    assert first is not None
+    frames.put('/front', 2)
+    assert frames.take(timeout=0) is None
+    frames.put('/rear', 3)
+    assert frames.take(timeout=0) == Taken('/rear', 3, ANY)
+    frames.let_next(first)
+    assert frames.take(timeout=0) == Taken('/front', 2, ANY)
+
+
+def test_whoever_waits_for_a_camera_is_told_when_its_last_frame_is_through() -> None:
+    frames: LatestFrames[int] = LatestFrames(['/front', '/rear'])
+    frames.put('/rear', 0)
+    frames.put('/front', 1)
+    assert frames.wait_through('/front', 0.01) is False
+    taken = next(one for one in iter(frames.take, None) if one.camera == '/front')
+    threading.Timer(0.05, frames.finish, (taken, Outcome.PUBLISHED)).start()
+    assert frames.wait_through('/front', 30)
+    assert frames.counts('/front') == Counts(received=1, published=1)

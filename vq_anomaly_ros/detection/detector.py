@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import queue
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +20,13 @@ from vq_anomaly_ros.detection.calibration import (
     check_target_fpr,
 )
 from vq_anomaly_ros.detection.calibration_file import CalibrationFile
-from vq_anomaly_ros.detection.engines import Engine, EngineError, open_cpu_engine, open_engine
+from vq_anomaly_ros.detection.engines import (
+    Engine,
+    EngineError,
+    StreamEngine,
+    open_cpu_engine,
+    open_engine,
+)
 from vq_anomaly_ros.detection.engines.build import BuildCancelledError
 from vq_anomaly_ros.detection.engines.gpu_options import GpuOptions
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelFileError, ModelInfo
@@ -36,8 +44,10 @@ class DetectorConfig:
 
     model: path of the model file; backend: see engines.open_engine; output_size: 'camera' (the
     frame's size) or 'network' (the score map's size); target_fpr: false-positive rate of the mask,
-    in (0, 1); threads: 0 = the runtime's choice; with_labels, with_codes: whether to compute them,
-    where the model has them (codes also where the calibration's drift monitor asks for them);
+    in (0, 1); threads: 0 = the runtime's choice; streams: calls of `detect` that may run at the
+    same time on a CPU, each with its share of the threads; with_labels, with_codes: whether to
+    compute them, where the model has them (codes also where the calibration's drift monitor asks
+    for them);
     label_upsampling: labels of the camera's size are those of the score map ('nearest', cheap) or
     the argmax of bilinearly upsampled class scores ('bilinear', smooth edges, as in evaluation);
     min_obstacle_area: smallest share of a picture, 0..1, that is told as an obstacle; gpu: how
@@ -51,6 +61,7 @@ class DetectorConfig:
     output_size: OutputSize = 'camera'
     target_fpr: float = 1e-3
     threads: int = 0
+    streams: int = 1
     with_labels: bool = True
     with_codes: bool = False
     label_upsampling: LabelUpsampling = 'nearest'
@@ -83,16 +94,38 @@ class Detection:
     region: np.ndarray | None = None
 
 
+class _Stream:
+    """An engine, and what a frame needs on its way into it; one thread at a time."""
+
+    def __init__(self, engine: Engine, input_size: tuple[int, int]) -> None:
+        """input_size: (h, w) of the model."""
+        self.engine = engine
+        self._scratch = np.empty((*input_size, 3), np.uint8)
+        self._scratch_mono = np.empty(input_size, np.uint8)
+
+    def fill(self, frame: Frame, target: np.ndarray) -> None:
+        """Frame -> target uint8 [h, w, 3] RGB: linear, half-pixel centres, no antialiasing."""
+        height, width = target.shape[:2]
+        if frame.size == (height, width) and frame.order != 'rgb':
+            cv2.cvtColor(frame.pixels, TO_RGB[frame.order], target)
+            return
+        if frame.order == 'rgb':
+            cv2.resize(frame.pixels, (width, height), target, interpolation=cv2.INTER_LINEAR)
+            return
+        scratch = self._scratch if frame.order == 'bgr' else self._scratch_mono
+        cv2.resize(frame.pixels, (width, height), scratch, interpolation=cv2.INTER_LINEAR)
+        cv2.cvtColor(scratch, TO_RGB[frame.order], target)
+
+
 class Detector:
     """Anomaly segmentation of frames of any size, one or several at a time.
 
-    The same frame gives the same bits, alone or in whatever place of a batch of the same size.
-    Not for use by several threads at once.
+    The same frame gives the same bits, alone or in whatever place of a batch of the same size, and
+    whatever else runs beside it. Any number of threads may use it; `streams` of them run at once.
     """
 
     info: ModelInfo
     model: ModelFile
-    engine: Engine
     calibration: Calibration
     calibration_file: CalibrationFile | None
 
@@ -116,9 +149,23 @@ class Detector:
         self.calibration = calibration_of(self.model, self.calibration_file)
         self._class_tables = _class_tables_of(self.info, self.calibration_file, config)
         outputs = self._outputs()
-        self.engine = open_engine(self.model, config.backend, outputs, config.threads, config.gpu)
-        self._scratch = np.empty((*self.info.input_size, 3), np.uint8)
-        self._scratch_mono = np.empty(self.info.input_size, np.uint8)
+        engine = open_engine(
+            self.model, config.backend, outputs, config.threads, config.gpu, config.streams
+        )
+        self._streams = [_Stream(one, self.info.input_size) for one in _twins(engine, config)]
+        self._free: queue.LifoQueue[_Stream] = queue.LifoQueue()
+        for stream in self._streams:
+            self._free.put(stream)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine, the first of several streams."""
+        return self._streams[0].engine
+
+    @property
+    def streams(self) -> int:
+        """Calls of `detect` that run at the same time; more wait for one of them."""
+        return len(self._streams)
 
     @property
     def target_fpr(self) -> float:
@@ -154,15 +201,25 @@ class Detector:
         """
         if not frames:
             return []
-        if not self.engine.takes_frames:
-            return self._detect(frames, self.info.input_size, scenes)
+        with self._stream() as stream:
+            if not stream.engine.takes_frames:
+                return self._detect(stream, frames, self.info.input_size, scenes)
+            try:
+                return self._detect_on_gpu(stream, frames, scenes)
+            except EngineError as error:
+                if self.config.backend != 'auto' or isinstance(error, BuildCancelledError):
+                    raise
+                self._leave_gpu(stream, error)
+                return self._detect(stream, frames, self.info.input_size, scenes)
+
+    @contextmanager
+    def _stream(self) -> Iterator[_Stream]:
+        """A stream that no other thread uses meanwhile."""
+        stream = self._free.get()
         try:
-            return self._detect_on_gpu(frames, scenes)
-        except EngineError as error:
-            if self.config.backend != 'auto' or isinstance(error, BuildCancelledError):
-                raise
-            self._leave_gpu(error)
-            return self._detect(frames, self.info.input_size, scenes)
+            yield stream
+        finally:
+            self._free.put(stream)
 
     def _outputs(self) -> list[str]:
         """The outputs of the model that this detector computes."""
@@ -178,16 +235,16 @@ class Detector:
             wanted.append('codes')
         return wanted
 
-    def _leave_gpu(self, error: EngineError) -> None:
+    def _leave_gpu(self, stream: _Stream, error: EngineError) -> None:
         """Go on with a CPU runtime, as the backend 'auto' allows."""
         if self.config.gpu is not None:
             self.config.gpu.report(f'the GPU is given up for a CPU runtime: {error}')
         engine = open_cpu_engine(self.model, self._outputs(), self.config.threads)
-        given_up, self.engine = self.engine, engine
+        given_up, stream.engine = stream.engine, engine
         given_up.close()
 
     def _detect_on_gpu(
-        self, frames: Sequence[Frame], scenes: Sequence[Scene] | None
+        self, stream: _Stream, frames: Sequence[Frame], scenes: Sequence[Scene] | None
     ) -> list[Detection]:
         # A GPU takes the frames as they are; those of one size go together.
         found: dict[int, Detection] = {}
@@ -195,20 +252,24 @@ class Detector:
             places = [place for place, frame in enumerate(frames) if frame.size == size]
             some = [frames[place] for place in places]
             theirs = scenes and [scenes[place] for place in places]
-            found |= zip(places, self._detect(some, size, theirs), strict=True)
+            found |= zip(places, self._detect(stream, some, size, theirs), strict=True)
         return [found[place] for place in range(len(frames))]
 
     def _detect(
-        self, frames: Sequence[Frame], size: tuple[int, int], scenes: Sequence[Scene] | None
+        self,
+        stream: _Stream,
+        frames: Sequence[Frame],
+        size: tuple[int, int],
+        scenes: Sequence[Scene] | None,
     ) -> list[Detection]:
         """As `detect`, of frames that go to the engine at one size."""
-        buffer = self.engine.input_buffer(len(frames), size)
+        buffer = stream.engine.input_buffer(len(frames), size)
         for frame, target in zip(frames, buffer, strict=True):
-            self._fill(frame, target)
-        results = self.engine.infer(len(frames), size)
+            stream.fill(frame, target)
+        results = stream.engine.infer(len(frames), size)
         if not np.isfinite(results['score']).all():
             raise EngineError(
-                f'{self.model.path}: the scores of {self.engine.description} are not all finite: '
+                f'{self.model.path}: the scores of {stream.engine.description} are not all finite: '
                 'the model is damaged or overflows, export it again and see its parity report'
             )
         return [
@@ -218,7 +279,8 @@ class Detector:
 
     def close(self) -> None:
         """Release the engine; the detector cannot be used any more."""
-        self.engine.close()
+        for stream in self._streams:
+            stream.engine.close()
 
     def __enter__(self) -> Detector:
         """Return the detector itself."""
@@ -232,19 +294,6 @@ class Detector:
     ) -> None:
         """Close it."""
         self.close()
-
-    def _fill(self, frame: Frame, target: np.ndarray) -> None:
-        """Frame -> target uint8 [h, w, 3] RGB: linear, half-pixel centres, no antialiasing."""
-        height, width = target.shape[:2]
-        if frame.size == (height, width) and frame.order != 'rgb':
-            cv2.cvtColor(frame.pixels, TO_RGB[frame.order], target)
-            return
-        if frame.order == 'rgb':
-            cv2.resize(frame.pixels, (width, height), target, interpolation=cv2.INTER_LINEAR)
-            return
-        scratch = self._scratch if frame.order == 'bgr' else self._scratch_mono
-        cv2.resize(frame.pixels, (width, height), scratch, interpolation=cv2.INTER_LINEAR)
-        cv2.cvtColor(scratch, TO_RGB[frame.order], target)
 
     def _detection(
         self, frame: Frame, results: dict[str, np.ndarray], i: int, scene: Scene | None
@@ -275,6 +324,13 @@ class Detector:
             of_class = labels == index
             score[of_class] = table.apply(raw[of_class])
         return score
+
+
+def _twins(engine: Engine, config: DetectorConfig) -> list[Engine]:
+    """The engine and those that run beside it; alone where its runtime has one stream only."""
+    if not isinstance(engine, StreamEngine):
+        return [engine]
+    return [engine, *(engine.twin() for _ in range(config.streams - 1))]
 
 
 def _labels(results: dict[str, np.ndarray], i: int, size: tuple[int, int]) -> np.ndarray | None:

@@ -1,7 +1,8 @@
 """The two threads that a frame goes through: one detects, the other publishes what it found.
 
 Frame n + 1 is detected while frame n is published; between the two there is room for one frame, so
-that a slow subscriber slows the detector down instead of making results old. Plain Python: no ROS.
+that a slow subscriber slows the detector down instead of making results old. Several threads may
+detect, each a frame of another camera; one publishes. Plain Python: no ROS.
 """
 
 from __future__ import annotations
@@ -62,28 +63,32 @@ class FrameWorker(Generic[T, Result]):
         publish: Callable[[Taken[T], Result], None],
         on_error: Callable[[str, Outcome, Exception], None],
         rejected_by: type[Exception],
+        detectors: int = 1,
     ) -> None:
         """Prepare the threads.
 
         Args:
             frames: the slots to serve.
-            detect: makes the result of a frame; on the detector's thread.
+            detect: makes the result of a frame; on a detector's thread.
             publish: returns when the result is published; on the publisher's thread.
             on_error: told (camera, outcome, error) whenever one of the two raised, on its thread;
                 where it raises itself, that is counted in `untold`.
             rejected_by: the exception that blames the frame (counted as rejected); every other
                 blames the detector (counted as failed). Neither stops the worker.
+            detectors: threads that detect.
         """
         self._frames = frames
         self._detect = detect
         self._publish = publish
         self._on_error = on_error
         self._rejected_by = rejected_by
+        self._detectors = detectors
         self._handover: Handover[tuple[Taken[T], Result]] = Handover()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._unfinished: list[Taken[T]] = []
         self._running = 0
+        self._detecting = 0
         self.untold = 0
         self._at_last: Callable[[], None] | None = None
 
@@ -92,9 +97,11 @@ class FrameWorker(Generic[T, Result]):
         self._frames.open()
         self._handover = Handover()
         # Daemons: should a frame hang in a driver, a second signal can still end the process.
-        self._running = 2
+        names = ['detector', *(f'detector {n}' for n in range(2, self._detectors + 1))]
+        self._running = self._detectors + 1
+        self._detecting = self._detectors
         self._threads = [
-            threading.Thread(target=self._run_detector, name='detector', daemon=True),
+            *(threading.Thread(target=self._run_detector, name=n, daemon=True) for n in names),
             threading.Thread(target=self._run_publisher, name='publisher', daemon=True),
         ]
         for thread in self._threads:
@@ -127,7 +134,7 @@ class FrameWorker(Generic[T, Result]):
         if came_back:
             at_last()
         for taken in unfinished:
-            self._frames.finish(taken.camera, Outcome.FAILED)
+            self._frames.finish(taken, Outcome.FAILED)
 
     @property
     def abandoned(self) -> bool:
@@ -148,7 +155,12 @@ class FrameWorker(Generic[T, Result]):
                 self._fail(taken, error)
             else:
                 self._handover.give((taken, result))
-        self._handover.close()
+                self._frames.let_next(taken)
+        with self._lock:
+            self._detecting -= 1
+            last = not self._detecting
+        if last:
+            self._handover.close()
         self._leave()
 
     def _run_publisher(self) -> None:
@@ -177,7 +189,7 @@ class FrameWorker(Generic[T, Result]):
                 self._unfinished.append(taken)
                 return taken
         # It waited for a frame when the other thread hung: one that was meant for its successor.
-        self._frames.finish(taken.camera, Outcome.FAILED)
+        self._frames.finish(taken, Outcome.FAILED)
         return None
 
     def _fail(self, taken: Taken[T], error: Exception) -> None:
@@ -195,4 +207,4 @@ class FrameWorker(Generic[T, Result]):
             left = [one for one in self._unfinished if one is not taken]
             counted, self._unfinished = len(left) == len(self._unfinished), left
         if not counted:
-            self._frames.finish(taken.camera, outcome)
+            self._frames.finish(taken, outcome)

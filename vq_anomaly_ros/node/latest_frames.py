@@ -2,7 +2,8 @@
 
 A detector that is slower than its cameras must not queue: an old answer is worth less than a new
 one. Each camera has one slot; a newer frame replaces the waiting one. The worker takes the slots
-round robin, so a fast camera cannot starve a slow one. Every frame is accounted for:
+round robin, so a fast camera cannot starve a slow one, and of one camera one frame at a time, so
+that they keep their order. Every frame is accounted for:
 
     received = published + superseded + rejected + failed + in flight
 
@@ -59,7 +60,7 @@ class Pulse(NamedTuple):
 
 
 class LatestFrames(Generic[T]):
-    """One slot a camera; safe for any number of threads that put and one that takes."""
+    """One slot a camera; safe for any number of threads that put and that take."""
 
     def __init__(self, cameras: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
         """Make empty, open slots for `cameras` (served in this order); `clock` gives seconds."""
@@ -67,6 +68,7 @@ class LatestFrames(Generic[T]):
         self._clock = clock
         self._waiting: dict[str, tuple[T, float]] = {}
         self._counters: dict[str, Counter[str]] = {camera: Counter() for camera in cameras}
+        self._busy: dict[str, Taken[T]] = {}
         self._next = 0
         self._open = True
         self._changed = threading.Condition()
@@ -83,7 +85,7 @@ class LatestFrames(Generic[T]):
             if camera in self._waiting:
                 counter['superseded'] += 1
             self._waiting[camera] = (item, self._clock())
-            self._changed.notify()
+            self._changed.notify_all()
 
     def take(self, timeout: float | None = None) -> Taken[T] | None:
         """Take the frame of the next camera in turn; wait for one if there is none.
@@ -92,26 +94,43 @@ class LatestFrames(Generic[T]):
             timeout: seconds to wait at most; None waits until a frame comes or the slots close.
 
         Returns:
-            The frame, now in flight until `finish`; None at the timeout or when closed.
+            The frame, in flight until `finish`, and the only one of its camera until `let_next`;
+            None at the timeout or when closed.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or not self._open, timeout)
-            if not self._open or not self._waiting:
+            self._changed.wait_for(lambda: self._ready() or not self._open, timeout)
+            if not self._open or not (ready := self._ready()):
                 return None
             order = self.cameras[self._next :] + self.cameras[: self._next]
-            camera = next(camera for camera in order if camera in self._waiting)
+            camera = next(camera for camera in order if camera in ready)
             self._next = (self.cameras.index(camera) + 1) % len(self.cameras)
             item, arrived = self._waiting.pop(camera)
             self._counters[camera]['working'] += 1
-            return Taken(camera, item, arrived)
+            self._busy[camera] = taken = Taken(camera, item, arrived)
+            return taken
 
-    def finish(self, camera: str, outcome: Outcome) -> None:
-        """Count how the way of a frame taken from `camera` has ended."""
+    def let_next(self, taken: Taken[T]) -> None:
+        """Let the next frame of this one's camera be taken; idempotent."""
         with self._changed:
-            self._counters[camera]['working'] -= 1
-            self._counters[camera][outcome.value] += 1
+            if self._busy.get(taken.camera) is taken:
+                del self._busy[taken.camera]
+                self._changed.notify_all()
+
+    def finish(self, taken: Taken[T], outcome: Outcome) -> None:
+        """Count how the way of a frame has ended; its camera's next may be taken, too."""
+        self.let_next(taken)
+        with self._changed:
+            counter = self._counters[taken.camera]
+            counter['working'] -= 1
+            counter[outcome.value] += 1
             self._ended += 1
             self._last_end = self._clock()
+            self._changed.notify_all()
+
+    def wait_through(self, camera: str, timeout: float) -> bool:
+        """Wait until no frame of the camera waits or is in flight; False at the timeout, s."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._in_flight(camera), timeout)
 
     def pulse(self) -> Pulse:
         """Return whether the worker gets on: it only ever counts up while it does."""
@@ -142,5 +161,11 @@ class LatestFrames(Generic[T]):
                 superseded=counter['superseded'],
                 rejected=counter['rejected'],
                 failed=counter['failed'],
-                in_flight=counter['working'] + (camera in self._waiting),
+                in_flight=self._in_flight(camera),
             )
+
+    def _ready(self) -> set[str]:
+        return self._waiting.keys() - self._busy.keys()
+
+    def _in_flight(self, camera: str) -> int:
+        return self._counters[camera]['working'] + (camera in self._waiting)

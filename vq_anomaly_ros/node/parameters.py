@@ -170,6 +170,14 @@ class Settings:
         'Threads of the inference runtime; 0 leaves the number to it.',
         bounds=(0, 256),
     )
+    streams: int = _parameter(
+        0,
+        Changes.UNCONFIGURED,
+        'Frames, of different cameras, that a CPU looks at at the same time, each with its share '
+        'of the threads: more frames a second, each a little later. 1: one after the other; '
+        '0: one a camera, at most the cores and 4.',
+        bounds=(0, 64),
+    )
     cameras: tuple[str, ...] = _parameter(
         ('/front',),
         Changes.UNCONFIGURED,

@@ -6,10 +6,12 @@ What lives between configure and cleanup is made here, in order, and released in
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -45,6 +47,10 @@ from vq_anomaly_ros.node.messages import stamp_ns
 from vq_anomaly_ros.node.palettes import read_palette
 from vq_anomaly_ros.node.parameters import Settings
 from vq_anomaly_ros.node.watchdog import Watchdog, Work
+
+
+# Without being asked: each takes memory for a frame, and its frame longer.
+_MOST_STREAMS = 4
 
 
 class Found(NamedTuple):
@@ -167,7 +173,14 @@ class Pipeline:
         return detector
 
     def _new_worker(self) -> FrameWorker[Any, Found]:
-        return FrameWorker(self.frames, self._detect, self._publish, self._on_bad_frame, ImageError)
+        return FrameWorker(
+            self.frames,
+            self._detect,
+            self._publish,
+            self._on_bad_frame,
+            ImageError,
+            self.detector.streams,
+        )
 
     def _renew(self) -> None:
         self.detector = self._opened()
@@ -195,7 +208,7 @@ class Pipeline:
             self._publish_label_info()
 
     def _detect(self, taken: Taken[Any]) -> Found:
-        """What is found in a frame; on the detector's thread."""
+        """What is found in a frame; on a detector's thread."""
         with self._watching(f'a frame of {taken.camera}'):
             settings, message = self._settings, taken.item
             self.waits[taken.camera].add(now := time.monotonic(), now - taken.arrived)
@@ -329,12 +342,19 @@ def _config(settings: Settings, gpu: GpuOptions) -> DetectorConfig:
         output_size=cast(OutputSize, settings.output_size),
         target_fpr=settings.target_fpr,
         threads=settings.threads,
+        streams=_streams(settings),
         label_upsampling=cast(LabelUpsampling, settings.label_upsampling),
         min_obstacle_area=settings.min_obstacle_area,
         gpu=gpu,
         calibration=Path(settings.calibration) if settings.calibration else None,
         by_class=settings.calibration_by_class,
     )
+
+
+def _streams(settings: Settings) -> int:
+    """Frames that are looked at at the same time; 0 in the settings: one a camera and core."""
+    threads = settings.threads or len(os.sched_getaffinity(0))
+    return settings.streams or min(len(settings.cameras), threads, _MOST_STREAMS)
 
 
 def _scene_config(settings: Settings, before: SceneConfig) -> SceneConfig:
@@ -360,4 +380,7 @@ def _warm_up(detector: Detector) -> None:
     if detector.engine.takes_frames:
         return
     black = np.zeros((*detector.info.input_size, 3), np.uint8)
-    detector.detect([Frame(black, 'rgb')])
+    frame = [Frame(black, 'rgb')]
+    with ThreadPoolExecutor(detector.streams) as threads:
+        for _ in threads.map(detector.detect, [frame] * detector.streams):
+            pass

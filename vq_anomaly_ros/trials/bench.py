@@ -34,7 +34,7 @@ from vq_anomaly_ros.replay.processes import ProcessError
 from vq_anomaly_ros.replay.sample_drive import render_drive
 from vq_anomaly_ros.timing import in_turns
 from vq_anomaly_ros.trials import bench_picture
-from vq_anomaly_ros.trials.bench_cameras import first_result, under_load
+from vq_anomaly_ros.trials.bench_cameras import beside_engine, first_result
 from vq_anomaly_ros.trials.bench_ways import batch_ways, engine_ways, ways_of
 from vq_anomaly_ros.trials.peer import TrialError, own_domain
 from vq_anomaly_ros.trials.stage import Load, Stage
@@ -87,8 +87,7 @@ def measure(config: BenchConfig, folder: Path, console: Console) -> dict[str, An
         file = folder / 'picture.png'
         cv2.imwrite(str(file), picture)
         stage = Stage(peer.node.context, environment, folder, file)
-        engine_ms = median(times['engine'])
-        rows = list(_cameras(config, stage, engine_ms, console))
+        rows = list(_cameras(config, stage, median(times['engine']), console))
         with console.status('starting the node'):
             starts = [
                 first_result(stage, config.model, np.ascontiguousarray(picture))
@@ -103,13 +102,16 @@ def _cameras(
 ) -> Iterator[dict[str, Any]]:
     loads = [
         *(Load(cameras, HD, _rate(engine_ms, cameras)) for cameras in (1, 2, 4, 8)),
+        Load(4, HD, _rate(engine_ms, 4), streams=1),
         Load(4, FULL_HD, _rate(engine_ms, 4)),
         Load(4, HD, _rate(engine_ms, 4), 'camera'),
         Load(4, FULL_HD, _rate(engine_ms, 4), 'camera'),
     ]
-    for load in loads:
-        with console.status(f'{load.cameras} cameras of {load.size[1]}x{load.size[0]}'):
-            yield under_load(stage, config.model, load, engine_ms, config.seconds)
+    with ExitStack() as stack:
+        engine = next(iter(batch_ways(config.model, stack).values()))
+        for load in loads:
+            with console.status(f'{load.cameras} cameras of {load.size[1]}x{load.size[0]}'):
+                yield beside_engine(stage, config.model, load, engine, config.seconds)
 
 
 def _rate(engine_ms: float, cameras: int) -> float:

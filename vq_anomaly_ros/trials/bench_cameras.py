@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from vq_anomaly_ros.node.messages import image_message
+from vq_anomaly_ros.node.parameters import Settings
+from vq_anomaly_ros.timing import Way, in_turns
 from vq_anomaly_ros.trials.detector_process import Status, counts_of
 from vq_anomaly_ros.trials.peer import PATIENCE, expect
 from vq_anomaly_ros.trials.stage import Load, Stage
@@ -23,6 +26,8 @@ from vq_anomaly_ros.trials.stage import Load, Stage
 # Until the sender's pictures and the node's answers have found their pace.
 _START = 3.0
 _PERIOD = 1 / 30
+# Of the bare engine, before and after a load.
+_ROUNDS = 8
 CAMERA = '/front'
 
 
@@ -36,17 +41,29 @@ def names_of(cameras: int) -> list[str]:
     return [f'/camera_{number}' for number in range(cameras)]
 
 
-def under_load(
-    stage: Stage, model: str, load: Load, engine_ms: float, seconds: float
+def beside_engine(
+    stage: Stage, model: str, load: Load, engine: Way, seconds: float
 ) -> dict[str, Any]:
-    """Run the node for so many seconds under a load; what it did, and the bounds it kept.
+    """`under_load`, and the rate's share of what the bare engine could do.
 
-    engine_ms: of a frame on the bare engine, the same machine otherwise idle.
+    The engine runs just before and just after: machines that are shared change their speed.
     """
+    before = in_turns({'engine': engine}, _ROUNDS)['engine']
+    row = under_load(stage, model, load, seconds)
+    engine_ms = median(before + in_turns({'engine': engine}, _ROUNDS)['engine'])
+    share = row['published_hz'] * engine_ms / 1e3
+    return {**row, 'engine_ms': round(engine_ms, 2), 'share_of_engine': round(share, 4)}
+
+
+def under_load(stage: Stage, model: str, load: Load, seconds: float) -> dict[str, Any]:
+    """Run the node for so many seconds under a load; what it did, and the bounds it kept."""
     cameras = names_of(load.cameras)
     with ExitStack() as stack:
         peer = stage.peer(stack)
-        values = {'model': model, 'cameras': cameras, 'output_size': load.output_size}
+        values = {
+            'model': model, 'cameras': cameras, 'output_size': load.output_size,
+            'streams': load.streams, 'diagnostics_period': Settings.diagnostics_period,
+        }  # fmt: skip
         node = stage.node(stack, peer, **values)
         node.wait_for()
         for camera in cameras:
@@ -65,7 +82,7 @@ def under_load(
         cpu = after.cpu_s - before.cpu_s
         return {
             **vars(load),
-            **_figures(cameras, first, last, now - then, engine_ms),
+            **_figures(cameras, first, last, now - then),
             'cpu_ms_per_frame': round(1e3 * cpu / max(1, _published(cameras, first, last)), 1),
             'rss_mb': round(after.rss_mb, 1),
             'threads': after.threads,
@@ -84,7 +101,6 @@ def _figures(
     first: Mapping[str, Status],
     last: Mapping[str, Status],
     seconds: float,
-    engine_ms: float,
 ) -> dict[str, Any]:
     """What the counts of two diagnostics, so many seconds apart, say."""
     each = [counts_of(last[c]).published - counts_of(first[c]).published for c in cameras]
@@ -100,7 +116,6 @@ def _figures(
     return {
         'received_hz': round(sum(received) / seconds, 2),
         'published_hz': round(rate, 2),
-        'share_of_engine': round(rate * engine_ms / 1e3, 4),
         'fairness': round(min(each) / max(1, max(each)), 4),
         'latency_p50_ms': worst('latency p50 ms'),
         'latency_p99_ms': worst('latency p99 ms'),

@@ -58,6 +58,7 @@ def _draw_ways(axes: Axes, result: Mapping[str, Any]) -> None:
 def _draw_cameras(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     names = [
         f'{row["cameras"]} x {row["size"][1]}x{row["size"][0]}\nout: {row["output_size"]}'
+        + (', one stream' if row.get('streams') == 1 else '')
         for row in rows
     ][::-1]
     shares = [100 * row['share_of_engine'] for row in rows][::-1]

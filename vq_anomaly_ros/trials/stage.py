@@ -19,12 +19,16 @@ SENDER = 'vq_anomaly_ros.node.transport'
 
 @dataclass(frozen=True)
 class Load:
-    """Cameras, their pictures' size (h, w), their rate in Hz, and what the node answers with."""
+    """Cameras, their pictures' size (h, w), their rate in Hz, and what the node answers with.
+
+    streams: as the node's parameter.
+    """
 
     cameras: int
     size: tuple[int, int]
     rate: float
     output_size: str = 'network'
+    streams: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -48,9 +48,19 @@ class Engine(Protocol):
         """Release the runtime's memory; the engine cannot be used any more."""
 
 
-def open_cpu_engine(model: ModelFile, outputs: Sequence[str], threads: int = 0) -> Engine:
+@runtime_checkable
+class StreamEngine(Engine, Protocol):
+    """An engine that is not alone: as many as it has streams run at the same time."""
+
+    def twin(self) -> Engine:
+        """Another engine on the same graph, for another thread, with memory of its own."""
+
+
+def open_cpu_engine(
+    model: ModelFile, outputs: Sequence[str], threads: int = 0, streams: int = 1
+) -> Engine:
     """The first of CPU_BACKENDS that works; see open_engine. Raises EngineError."""
-    return _first_of(CPU_BACKENDS, model, outputs, threads, None)
+    return _first_of(CPU_BACKENDS, model, outputs, None, threads, streams)
 
 
 def open_engine(
@@ -59,11 +69,13 @@ def open_engine(
     outputs: Sequence[str],
     threads: int = 0,
     gpu: GpuOptions | None = None,
+    streams: int = 1,
 ) -> Engine:
     """The engine of a backend (one of BACKENDS, or 'auto': the first of them that works).
 
     outputs: names of the outputs that infer returns; the others are pruned and cost nothing.
-    threads: of a CPU, 0 leaves their number to the runtime; gpu: how TensorRT builds and runs.
+    threads: of a CPU, 0 leaves their number to the runtime; gpu: how TensorRT builds and runs;
+    streams: of a CPU, itself and its twins, among which the threads are shared out.
     Raises EngineError.
     """
     if backend not in ('auto', *BACKENDS):
@@ -74,27 +86,33 @@ def open_engine(
             f'ask for some of {", ".join(model.info.output_layouts())}'
         )
     names = BACKENDS if backend == 'auto' else (backend,)
-    return _first_of(names, model, outputs, threads, gpu)
+    return _first_of(names, model, outputs, gpu, threads, streams)
 
 
 def _first_of(
     names: Sequence[str],
     model: ModelFile,
     outputs: Sequence[str],
-    threads: int,
     gpu: GpuOptions | None,
+    threads: int,
+    streams: int,
 ) -> Engine:
     causes = []
     for name in names:
         try:
-            return _open(name, model, outputs, threads, gpu)
+            return _open(name, model, outputs, gpu, threads, streams)
         except EngineError as error:
             causes.append(str(error))
     raise EngineError('; '.join(causes))
 
 
 def _open(
-    name: str, model: ModelFile, outputs: Sequence[str], threads: int, gpu: GpuOptions | None
+    name: str,
+    model: ModelFile,
+    outputs: Sequence[str],
+    gpu: GpuOptions | None,
+    threads: int,
+    streams: int,
 ) -> Engine:
     # imported here: a vehicle has the one runtime that it uses
     if name == 'tensorrt':
@@ -108,7 +126,7 @@ def _open(
     if name == 'openvino':
         from vq_anomaly_ros.detection.engines.openvino import OpenVinoEngine
 
-        return OpenVinoEngine(model, outputs, threads)
+        return OpenVinoEngine(model, outputs, threads, streams)
     from vq_anomaly_ros.detection.engines.onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(model, outputs, threads)
+    return OnnxRuntimeEngine(model, outputs, threads, streams)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,29 +26,39 @@ class _Batch:
     results: dict[str, np.ndarray]
 
 
+def _session(graph: bytes, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _QUIET
+    return ort.InferenceSession(graph, options, providers=['CPUExecutionProvider'])
+
+
 class OnnxRuntimeEngine:
     """ONNX Runtime's CPU provider in fp32, inputs and outputs bound to arrays of ours."""
 
     name = 'onnxruntime'
     takes_frames = False
 
-    def __init__(self, model: ModelFile, outputs: Sequence[str], threads: int = 0) -> None:
-        """See engines.open_engine."""
+    def __init__(
+        self,
+        model: ModelFile,
+        outputs: Sequence[str],
+        threads: int = 0,
+        streams: int = 1,
+        session: Any = None,
+    ) -> None:
+        """See engines.open_engine; session: of the engine whose twin this is."""
         self._model = model
         self._outputs = tuple(outputs)
         self._batches: dict[int, _Batch] = {}
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = _QUIET
-        graph = model_file.pruned(model.path, outputs)
+        if streams > 1:  # each runs on its caller's thread and its share of the others
+            threads = max(1, (threads or len(os.sched_getaffinity(0))) // streams)
         try:
-            self._session: Any = ort.InferenceSession(
-                graph, options, providers=['CPUExecutionProvider']
-            )
+            self._session = session or _session(model_file.pruned(model.path, outputs), threads)
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise self._failure('cannot load the graph', error) from error
-        used = threads or 'default'
-        self.description = f'ONNX Runtime {ort.__version__}, CPU, f32, {used} threads'
+        used = f'{threads or "default"} threads{"" if streams == 1 else " a stream"}'
+        self.description = f'ONNX Runtime {ort.__version__}, CPU, f32, {used}'
 
     def input_buffer(self, batch: int, size: tuple[int, int] | None = None) -> np.ndarray:
         """See Engine.input_buffer."""
@@ -62,14 +73,22 @@ class OnnxRuntimeEngine:
             raise self._failure('failed on a frame', error) from error
         return prepared.results
 
+    def twin(self) -> OnnxRuntimeEngine:
+        """See StreamEngine.twin."""
+        return OnnxRuntimeEngine(self._model, self._outputs, session=self._opened())
+
     def close(self) -> None:
         """See Engine.close."""
         self._batches.clear()
         self._session = None
 
-    def _prepare(self, batch: int) -> _Batch:
+    def _opened(self) -> Any:
         if self._session is None:
             raise EngineError(f'{self._model.path}: the engine was closed, open another')
+        return self._session
+
+    def _prepare(self, batch: int) -> _Batch:
+        self._opened()
         if batch not in self._batches:
             self._batches[batch] = self._bind(batch)
         return self._batches[batch]
