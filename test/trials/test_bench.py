@@ -21,7 +21,7 @@ pytest.importorskip('rclpy', reason='ROS is not installed')
 
 from vq_anomaly_ros.timing import in_turns
 from vq_anomaly_ros.trials import bench, bench_picture
-from vq_anomaly_ros.trials.bench_cameras import beside_engine, first_result
+from vq_anomaly_ros.trials.bench_cameras import first_result, under_load
 from vq_anomaly_ros.trials.bench_ways import batch_ways, engine_ways, ways_of
 from vq_anomaly_ros.trials.detector_process import Status, counts_of, usage
 from vq_anomaly_ros.trials.peer import TrialError, own_domain
@@ -126,7 +126,7 @@ def test_cameras_are_served_and_counted_at_the_node(
     with own_domain() as (peer, environment):
         stage = Stage(peer.node.context, environment, logs, file)
         load = Load(2, (90, 160), 20.0)
-        row = beside_engine(stage, str(tiny_model), load, lambda: time.sleep(0.005), 2.0)
+        row = under_load(stage, str(tiny_model), load, lambda: time.sleep(0.005), 2.0)
         assert first_result(stage, str(tiny_model), np.ascontiguousarray(sent)) > 0
     # How much of an engine of 200 Hz a busy machine gives is no matter of this test.
     assert 0 < row['published_hz'] <= row['received_hz'] + 1

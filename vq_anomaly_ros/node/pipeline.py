@@ -48,7 +48,6 @@ from vq_anomaly_ros.node.palettes import read_palette
 from vq_anomaly_ros.node.parameters import Settings
 from vq_anomaly_ros.node.watchdog import Watchdog, Work
 
-
 # Without being asked: each takes memory for a frame, and its frame longer.
 _MOST_STREAMS = 4
 

@@ -1,7 +1,7 @@
 """bench: what the node and the detector cost over the bare engine, in ratios of one run.
 
 Milliseconds depend on the machine and on what else it does; ratios of ways that took turns can be
-compared. For figures worth keeping nothing else should run (about five minutes on two cores).
+compared. For figures worth keeping nothing else should run (about eight minutes on two cores).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from vq_anomaly_ros.replay.processes import ProcessError
 from vq_anomaly_ros.replay.sample_drive import render_drive
 from vq_anomaly_ros.timing import in_turns
 from vq_anomaly_ros.trials import bench_picture
-from vq_anomaly_ros.trials.bench_cameras import beside_engine, first_result
+from vq_anomaly_ros.trials.bench_cameras import first_result, under_load
 from vq_anomaly_ros.trials.bench_ways import batch_ways, engine_ways, ways_of
 from vq_anomaly_ros.trials.peer import TrialError, own_domain
 from vq_anomaly_ros.trials.stage import Load, Stage
@@ -111,7 +111,7 @@ def _cameras(
         engine = next(iter(batch_ways(config.model, stack).values()))
         for load in loads:
             with console.status(f'{load.cameras} cameras of {load.size[1]}x{load.size[0]}'):
-                yield beside_engine(stage, config.model, load, engine, config.seconds)
+                yield under_load(stage, config.model, load, engine, config.seconds)
 
 
 def _rate(engine_ms: float, cameras: int) -> float:

@@ -7,27 +7,31 @@ vehicle. What is counted is what the node says of itself.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from statistics import median
+from dataclasses import dataclass
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from vq_anomaly_ros.node.health import WINDOW
 from vq_anomaly_ros.node.messages import image_message
 from vq_anomaly_ros.node.parameters import Settings
+from vq_anomaly_ros.replay.processes import Child
 from vq_anomaly_ros.timing import Way, in_turns
-from vq_anomaly_ros.trials.detector_process import Status, counts_of
-from vq_anomaly_ros.trials.peer import PATIENCE, expect
+from vq_anomaly_ros.trials.detector_process import DetectorProcess, Status, counts_of
+from vq_anomaly_ros.trials.peer import PATIENCE, Peer, expect
 from vq_anomaly_ros.trials.stage import Load, Stage
 
 # Until the sender's pictures and the node's answers have found their pace.
 _START = 3.0
 _PERIOD = 1 / 30
-# Of the bare engine, before and after a load.
-_ROUNDS = 8
+# Of a run under load; the engine is called before and after each, and the cameras pause for it.
+_WINDOWS, _CALLS, _PAUSE = 4, 10, 0.7
 CAMERA = '/front'
 
 
@@ -41,22 +45,26 @@ def names_of(cameras: int) -> list[str]:
     return [f'/camera_{number}' for number in range(cameras)]
 
 
-def beside_engine(
-    stage: Stage, model: str, load: Load, engine: Way, seconds: float
-) -> dict[str, Any]:
-    """`under_load`, and the rate's share of what the bare engine could do.
+@dataclass(frozen=True)
+class _Window:
+    """What the node did between two diagnostics, and what the engine could have done meanwhile.
 
-    The engine runs just before and just after: machines that are shared change their speed.
+    published, received: frames by camera; engine_ms: of a frame, just before and just after.
     """
-    before = in_turns({'engine': engine}, _ROUNDS)['engine']
-    row = under_load(stage, model, load, seconds)
-    engine_ms = median(before + in_turns({'engine': engine}, _ROUNDS)['engine'])
-    share = row['published_hz'] * engine_ms / 1e3
-    return {**row, 'engine_ms': round(engine_ms, 2), 'share_of_engine': round(share, 4)}
+
+    seconds: float
+    cpu_s: float
+    published: Counter[str]
+    received: Counter[str]
+    engine_ms: float
 
 
-def under_load(stage: Stage, model: str, load: Load, seconds: float) -> dict[str, Any]:
-    """Run the node for so many seconds under a load; what it did, and the bounds it kept."""
+def under_load(stage: Stage, model: str, load: Load, engine: Way, seconds: float) -> dict[str, Any]:
+    """Run the node for so many seconds under a load; what it did, and the bounds it kept.
+
+    The cameras pause a few times, and the bare `engine` runs meanwhile: a machine that is shared
+    changes its speed within seconds.
+    """
     cameras = names_of(load.cameras)
     with ExitStack() as stack:
         peer = stage.peer(stack)
@@ -70,57 +78,85 @@ def under_load(stage: Stage, model: str, load: Load, seconds: float) -> dict[str
             # Where the model has no classes, nobody publishes the last one.
             for name in streams(classes=True):
                 peer.collect(Image, f'{camera}/anomaly/{name}', depth=1)
-        stage.send(stack, load, _START + seconds + 60.0)
+        sender = stage.send(stack, load, 2 * seconds + 90.0)
         answers = peer.spin_until(
             lambda: all(counts_of(node.status(camera)).published for camera in cameras)
         )
         expect(answers, f'not every camera is answered:\n{node.output}')
         peer.spin_for(_START)
-        before, (then, first) = node.usage(), node.diagnostics()
-        peer.spin_for(seconds)
-        after, (now, last) = node.usage(), node.diagnostics()
-        cpu = after.cpu_s - before.cpu_s
+        each = seconds / _WINDOWS
+        windows = [_window(peer, node, sender, engine, cameras, each) for _ in range(_WINDOWS)]
+        # Who pauses sends no newer frame: waits count without.
+        peer.spin_for(WINDOW + _PAUSE)
+        last, usage = node.diagnostics()[1], node.usage()
         return {
             **vars(load),
-            **_figures(cameras, first, last, now - then),
-            'cpu_ms_per_frame': round(1e3 * cpu / max(1, _published(cameras, first, last)), 1),
-            'rss_mb': round(after.rss_mb, 1),
-            'threads': after.threads,
-            'descriptors': after.descriptors,
+            **_figures(cameras, windows, last),
+            'rss_mb': round(usage.rss_mb, 1),
+            'threads': usage.threads,
+            'descriptors': usage.descriptors,
         }
 
 
-def _published(
-    cameras: Sequence[str], first: Mapping[str, Status], last: Mapping[str, Status]
-) -> int:
-    return sum(counts_of(last[c]).published - counts_of(first[c]).published for c in cameras)
+def _window(
+    peer: Peer,
+    node: DetectorProcess,
+    sender: Child,
+    engine: Way,
+    cameras: Sequence[str],
+    seconds: float,
+) -> _Window:
+    """Time the engine while the cameras pause, let them send, and time it again."""
+
+    def engine_times() -> list[float]:
+        sender.stop()
+        peer.spin_for(_PAUSE)  # what the node has is through
+        times = in_turns({'engine': engine}, 1, _CALLS)['engine']
+        sender.go_on()
+        return times
+
+    before = engine_times()
+    peer.spin_for(_PAUSE)
+    (then, first), cpu = node.diagnostics(), node.usage().cpu_s
+    peer.spin_for(seconds)
+    (now, last), cpu = node.diagnostics(), node.usage().cpu_s - cpu
+    was, end = ({c: counts_of(one[c]) for c in cameras} for one in (first, last))
+    return _Window(
+        now - then,
+        cpu,
+        Counter({c: end[c].published - was[c].published for c in cameras}),
+        Counter({c: end[c].received - was[c].received for c in cameras}),
+        mean([median(before), median(engine_times())]),
+    )
 
 
 def _figures(
-    cameras: Sequence[str],
-    first: Mapping[str, Status],
-    last: Mapping[str, Status],
-    seconds: float,
+    cameras: Sequence[str], windows: Sequence[_Window], last: Mapping[str, Status]
 ) -> dict[str, Any]:
-    """What the counts of two diagnostics, so many seconds apart, say."""
-    each = [counts_of(last[c]).published - counts_of(first[c]).published for c in cameras]
-    received = [counts_of(last[c]).received - counts_of(first[c]).received for c in cameras]
-    rate = sum(each) / seconds
+    """What the counts of the windows and the last diagnostics say."""
+    seconds = sum(window.seconds for window in windows)
+    possible = sum(1e3 * window.seconds / window.engine_ms for window in windows)
+    published = [sum(window.published[camera] for window in windows) for camera in cameras]
+    received = [sum(window.received[camera] for window in windows) for camera in cameras]
+    total = max(1, sum(published))
 
     def worst(name: str) -> float:
         return max(float(last[camera].figures[name]) for camera in cameras)
 
     # Of the frame that is in work when a camera's comes, and of the other cameras before it.
-    frame_ms = 1e3 / max(rate, 1e-9)
+    frame_ms = 1e3 * seconds / total
     period_ms = 1e3 * seconds / max(1, min(received))
     return {
         'received_hz': round(sum(received) / seconds, 2),
-        'published_hz': round(rate, 2),
-        'fairness': round(min(each) / max(1, max(each)), 4),
+        'published_hz': round(sum(published) / seconds, 2),
+        'engine_ms': round(1e3 * seconds / possible, 2),
+        'share_of_engine': round(sum(published) / possible, 4),
+        'fairness': round(min(published) / max(1, max(published)), 4),
         'latency_p50_ms': worst('latency p50 ms'),
         'latency_p99_ms': worst('latency p99 ms'),
         'waited_p99_ms': worst('waited p99 ms'),
         'waited_bound_ms': round(min(period_ms, len(cameras) * frame_ms) + frame_ms, 1),
+        'cpu_ms_per_frame': round(1e3 * sum(window.cpu_s for window in windows) / total, 1),
     }
 
 
