@@ -274,6 +274,12 @@ def test_the_profile_holds_several_images_and_replaces_the_default_transports() 
     participant = root.find('.//d:participant', space)
     assert participant is not None and participant.get('is_default_profile') == 'true'
     assert participant.findtext('.//d:useBuiltinTransports', '', space) == 'false'
+    period = participant.find('.//d:leaseAnnouncement', space)
+    assert period is not None
+    seconds, nanoseconds = (
+        int(period.findtext(f'd:{name}', '0', space)) for name in ('sec', 'nanosec')
+    )
+    assert 0 < seconds + 1e-9 * nanoseconds <= 1, 'participants that miss each other wait so long'
     used = {t.text for t in participant.iterfind('.//d:userTransports/d:transport_id', space)}
     assert used == {t.findtext('d:transport_id', '', space) for t in transports.values()}
 

@@ -84,14 +84,16 @@ def under_load(stage: Stage, model: str, load: Load, engine: Way, seconds: float
         )
         expect(answers, f'not every camera is answered:\n{node.output}')
         peer.spin_for(_START)
-        each = seconds / _WINDOWS
+        first, each = node.diagnostics()[1], seconds / _WINDOWS
         windows = [_window(peer, node, sender, engine, cameras, each) for _ in range(_WINDOWS)]
         # Who pauses sends no newer frame: waits count without.
         peer.spin_for(WINDOW + _PAUSE)
         last, usage = node.diagnostics()[1], node.usage()
+        served = [counts_of(last[c]).published - counts_of(first[c]).published for c in cameras]
         return {
             **vars(load),
             **_figures(cameras, windows, last),
+            'fairness': round(min(served) / max(1, max(served)), 4),
             'rss_mb': round(usage.rss_mb, 1),
             'threads': usage.threads,
             'descriptors': usage.descriptors,
@@ -151,7 +153,6 @@ def _figures(
         'published_hz': round(sum(published) / seconds, 2),
         'engine_ms': round(1e3 * seconds / possible, 2),
         'share_of_engine': round(sum(published) / possible, 4),
-        'fairness': round(min(published) / max(1, max(published)), 4),
         'latency_p50_ms': worst('latency p50 ms'),
         'latency_p99_ms': worst('latency p99 ms'),
         'waited_p99_ms': worst('waited p99 ms'),
