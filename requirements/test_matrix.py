@@ -23,7 +23,7 @@ RELEASES = ('jazzy', 'kilted')
 # The pins of constraints.txt are of these Pythons.
 OLDEST = (3, 11)
 # What the tests need beside the run time; ROS's wheels and the runtimes come from requirements/.
-FOR_TESTS = ('pytest<9', 'hypothesis', 'mcap', 'zstandard', 'rerun-sdk')
+FOR_TESTS = ('pytest<9', 'hypothesis', 'mcap', 'zstandard', 'rerun-sdk', 'scipy', 'scikit-learn')
 TESTS = ('test', '--ignore=test/training', '--ignore=test/launch')
 _PATIENCE_S = 3600
 

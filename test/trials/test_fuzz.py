@@ -104,6 +104,25 @@ def test_a_defect_is_found_with_its_number(tmp_path: Path, monkeypatch: pytest.M
     assert not fuzz.holds({'found': [], 'rss_growth_mb': fuzz.MOST_GROWTH_MB})
 
 
+@pytest.mark.parametrize('leaks', [True, False])
+def test_what_is_given_back_is_no_leak(
+    leaks: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[bytearray] = []
+
+    def check(data: bytes) -> None:
+        if not leaks:
+            kept.clear()
+        kept.append(bytearray(b'x' * 2_000_000 if leaks or len(data) % 2 else b''))
+
+    target = Target('keeps', lambda folder: [b'abcdefgh', b'zbcdefghi'], check)
+    monkeypatch.setitem(TARGETS, 'keeps', target)
+    progress = tmp_path / 'progress'
+    progress.write_bytes(bytes(8))
+    before, after = fuzz.run_here('keeps', 0, 0, 100, progress)['rss_mb']
+    assert (after - before > 60) if leaks else (after - before < 8)
+
+
 @pytest.fixture
 def pretend_child(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """A child that ends in some way at the inputs named, instead of a process."""
