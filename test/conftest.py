@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,10 @@ from vq_anomaly_ros.detection.engines.tensorrt import Runtime
 # Hypothesis times no example, tries the same ones everywhere, and leaves no folder behind.
 settings.register_profile('house', deadline=None, derandomize=True, database=None)
 settings.load_profile('house')
+
+# A shell's background job inherits an ignored SIGINT, and so would the processes that tests end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_INS = ROOT / 'test' / 'detection' / 'engines' / 'stand_ins'  # for TensorRT and CUDA
