@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -234,17 +235,41 @@ def test_an_abandoned_worker_leaves_its_frames_failed_and_the_next_one_alone(sta
     assert all(whole(frames.counts(camera)) for camera in CAMERAS)
 
 
+def test_an_idle_detector_of_an_abandoned_worker_takes_no_frame_of_its_successor() -> None:
+    frames: LatestFrames[int] = LatestFrames(CAMERAS)
+    begun, come_back = threading.Event(), threading.Event()
+
+    def hang(*_: Any) -> None:
+        begun.set()
+        assert come_back.wait(PATIENCE)
+
+    hung = FrameWorker(frames, hang, nothing, nothing, ValueError, detectors=3)
+    hung.start()
+    frames.put('/front', 1)
+    assert begun.wait(PATIENCE)
+    hung.abandon(nothing)
+    fresh = worker_of(frames)
+    fresh.start()
+    for number in range(20):
+        frames.put('/rear', number)
+        assert frames.wait_through('/rear', PATIENCE)
+    come_back.set()
+    assert fresh.stop(PATIENCE)
+    assert frames.counts('/front') == Counts(received=1, failed=1)
+    assert frames.counts('/rear') == Counts(received=20, published=20)
+
+
 def test_several_detectors_look_at_several_cameras_each_in_order() -> None:
     frames: LatestFrames[int] = LatestFrames(CAMERAS)
-    meet = threading.Barrier(2)
+    meet, calls = threading.Barrier(2), itertools.count()
     at_it: set[str] = set()
     seen: list[tuple[str, int]] = []
 
     def detect(taken: Taken[int]) -> None:
         assert taken.camera not in at_it, 'two frames of a camera at once'
         at_it.add(taken.camera)
-        if taken.item == 0 and taken.camera != CAMERAS[2]:
-            meet.wait(PATIENCE)  # both are looked at at the same time, or this breaks
+        if next(calls) < 2:
+            meet.wait(PATIENCE)  # the first two are looked at at the same time, or this breaks
         time.sleep(0.001)
         at_it.discard(taken.camera)
 

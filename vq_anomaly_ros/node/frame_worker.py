@@ -131,6 +131,7 @@ class FrameWorker(Generic[T, Result]):
             unfinished, self._unfinished = self._unfinished, []
             came_back = not self._running
         self._handover.close(drop=True)
+        self._frames.wake()  # an idle detector must not take what is meant for its successor
         if came_back:
             at_last()
         for taken in unfinished:
@@ -182,13 +183,14 @@ class FrameWorker(Generic[T, Result]):
             at_last()
 
     def _next(self) -> Taken[T] | None:
-        if self.abandoned or (taken := self._frames.take()) is None:
+        taken = self._frames.take(given_up=lambda: self.abandoned)
+        if taken is None:
             return None
         with self._lock:
             if not self.abandoned:
                 self._unfinished.append(taken)
                 return taken
-        # It waited for a frame when the other thread hung: one that was meant for its successor.
+        # Taken just when another thread was found to hang.
         self._frames.finish(taken, Outcome.FAILED)
         return None
 

@@ -87,19 +87,22 @@ class LatestFrames(Generic[T]):
             self._waiting[camera] = (item, self._clock())
             self._changed.notify_all()
 
-    def take(self, timeout: float | None = None) -> Taken[T] | None:
+    def take(
+        self, timeout: float | None = None, given_up: Callable[[], bool] = lambda: False
+    ) -> Taken[T] | None:
         """Take the frame of the next camera in turn; wait for one if there is none.
 
         Args:
             timeout: seconds to wait at most; None waits until a frame comes or the slots close.
+            given_up: whether the caller wants none any more; asked again at every `wake`.
 
         Returns:
             The frame, in flight until `finish`, and the only one of its camera until `let_next`;
-            None at the timeout or when closed.
+            None at the timeout, when closed or given up.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._ready() or not self._open, timeout)
-            if not self._open or not (ready := self._ready()):
+            self._changed.wait_for(lambda: self._ready() or not self._open or given_up(), timeout)
+            if not self._open or given_up() or not (ready := self._ready()):
                 return None
             order = self.cameras[self._next :] + self.cameras[: self._next]
             camera = next(camera for camera in order if camera in ready)
@@ -108,6 +111,11 @@ class LatestFrames(Generic[T]):
             self._counters[camera]['working'] += 1
             self._busy[camera] = taken = Taken(camera, item, arrived)
             return taken
+
+    def wake(self) -> None:
+        """Let those who wait in `take` look whether they have given up."""
+        with self._changed:
+            self._changed.notify_all()
 
     def let_next(self, taken: Taken[T]) -> None:
         """Let the next frame of this one's camera be taken; idempotent."""
