@@ -11,6 +11,8 @@ import pytest
 pytest.importorskip('rclpy', reason='ROS is not installed')
 from rich.console import Console
 
+from vq_anomaly_ros.node import transport
+from vq_anomaly_ros.replay.processes import ProcessError
 from vq_anomaly_ros.trials import soak
 from vq_anomaly_ros.trials.peer import own_domain
 from vq_anomaly_ros.trials.stage import Load, Stage
@@ -66,3 +68,20 @@ def test_nonsense_is_refused(option: tuple[str, str]) -> None:
     with pytest.raises(SystemExit) as ended:
         soak.main(option)
     assert ended.value.code == 2
+
+
+def test_a_sender_that_ends_is_told_at_once(tiny_model: Path, tmp_path: Path) -> None:
+    with own_domain() as (peer, environment):
+        stage = Stage(peer.node.context, environment, tmp_path)
+        load = Load(1, (90, 160), 0.0)  # which no sender takes
+        with pytest.raises(ProcessError, match='--rate'):
+            soak.soak(stage, str(tiny_model), load, 60.0, Console(quiet=True))
+
+
+def test_the_sender_takes_the_longest_soak(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        transport.main(['send', '--seconds', str(soak._LONGEST + soak.SLACK), '--rate', 'none'])
+    assert '--seconds' not in capsys.readouterr().err.partition('error:')[2]
+    with pytest.raises(SystemExit):
+        soak.main(['--seconds', str(soak._LONGEST + 1)])
+    assert '30 days' in capsys.readouterr().err

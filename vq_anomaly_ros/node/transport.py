@@ -44,7 +44,7 @@ _IDLE = 3.0
 _PATIENCE = 60.0
 _MODULE = 'vq_anomaly_ros.node.transport'
 _HIGHEST_RATE = 1000.0
-_LONGEST = 3600.0
+_LONGEST = 32 * 86400.0
 _MOST_CAMERAS = 64
 _LARGEST = 16384
 

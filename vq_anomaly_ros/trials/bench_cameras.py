@@ -79,10 +79,7 @@ def under_load(stage: Stage, model: str, load: Load, engine: Way, seconds: float
             for name in streams(classes=True):
                 peer.collect(Image, f'{camera}/anomaly/{name}', depth=1)
         sender = stage.send(stack, load, 2 * seconds + 90.0)
-        answers = peer.spin_until(
-            lambda: all(counts_of(node.status(camera)).published for camera in cameras)
-        )
-        expect(answers, f'not every camera is answered:\n{node.output}')
+        await_answers(peer, node, sender, cameras)
         peer.spin_for(_START)
         first, each = node.diagnostics()[1], seconds / _WINDOWS
         windows = [_window(peer, node, sender, engine, cameras, each) for _ in range(_WINDOWS)]
@@ -98,6 +95,20 @@ def under_load(stage: Stage, model: str, load: Load, engine: Way, seconds: float
             'threads': usage.threads,
             'descriptors': usage.descriptors,
         }
+
+
+def await_answers(peer: Peer, node: DetectorProcess, sender: Child, cameras: Sequence[str]) -> None:
+    """Wait until a frame of each camera is published.
+
+    Raises ProcessError where the sender has ended, TrialError where no answer comes.
+    """
+
+    def answered() -> bool:
+        sender.check()
+        statuses = node.diagnostics()[1]
+        return all(counts_of(statuses[camera]).published for camera in cameras)
+
+    expect(peer.spin_until(answered), f'not every camera is answered:\n{node.output}')
 
 
 def _window(
