@@ -126,8 +126,8 @@ def main() -> int:
             except FailedError as error:
                 row |= {'outcome': 'failed', 'said': str(error)}
             rows.append({**row, 'seconds': round(time.monotonic() - start)})
+            (options.out / 'matrix.json').write_text(json.dumps(rows, indent=1) + '\n')
             print(f'{release:<7} {version:<5} {row["outcome"]:<8} {_last_line(row["said"])}')
-    (options.out / 'matrix.json').write_text(json.dumps(rows, indent=1) + '\n')
     return int(any(row['outcome'] == 'failed' for row in rows))
 
 
