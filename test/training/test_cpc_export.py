@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from training import benchmark, export
-from training.methods.cpc.task import Config
+from training.graph import ExportError
+from training.methods.cpc.export import load_task, scorer_of
+from training.methods.cpc.task import Config, CpcTask, normalised, read_pictures
 from training.train import train
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
@@ -27,6 +31,10 @@ def config(tiny_cpc: Config) -> Config:
 def picture(number: int) -> np.ndarray:
     blocks = np.random.default_rng(number).integers(0, 256, (8, 12), dtype=np.uint8)
     return blocks.repeat(8, 0).repeat(8, 1)
+
+
+def picture_rgb(number: int) -> np.ndarray:
+    return cv2.cvtColor(picture(number), cv2.COLOR_GRAY2RGB)
 
 
 @pytest.fixture(scope='module')
@@ -105,3 +113,89 @@ def test_a_bank_of_fewer_pictures_is_smaller(config: Config, root: Path, tmp_pat
     train(few, root, tmp_path / 'run', progress=False)
     info = export.export(tmp_path / 'run', tmp_path / 'small.onnx', root).info
     assert f'against {2 * 7 * 11} normal ones in {2 * 7 * 11} centres' in info.score_kind
+
+
+@pytest.fixture(scope='module')
+def drive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A category of twelve pictures: a whole picture's term needs eight."""
+    root = tmp_path_factory.mktemp('drive')
+    for part, numbers in (('train', range(12)), ('test', [12])):
+        folder = root / 'product' / part / 'good'
+        folder.mkdir(parents=True)
+        for number in numbers:
+            cv2.imwrite(str(folder / f'{number}.png'), picture(number))
+    return root
+
+
+def test_the_term_of_the_picture_is_added_everywhere_and_exported(
+    config: Config, drive: Path, tmp_path: Path
+) -> None:
+    whole = dataclasses.replace(
+        config, frame_term=True, context=False, learning_rate=3e-2, epochs=20
+    )
+    train(whole, drive, tmp_path / 'run', progress=False)
+    model = model_file.read(export.export(tmp_path / 'run', tmp_path / 'whole.onnx', drive).path)
+    assert 'plus how untypical the picture is' in model.info.score_kind
+    scorer = scorer_of(load_task(tmp_path / 'run', whole), list(read_pictures(whole, drive)))
+    assert scorer.frame is not None
+    flat = np.full((64, 96, 3), 128, np.uint8)
+    pictures = torch.from_numpy(np.stack([*map(picture_rgb, range(12)), flat]))
+    with torch.inference_mode():
+        z = scorer.net.encode(normalised(pictures))
+        terms = scorer.frame(z)
+        expected = (scorer.grid_losses(z) + terms[:, None, None]).clamp(scorer.least, scorer.most)
+        torch.testing.assert_close(scorer.grid_scores(z), expected)
+    # Of what it has learnt from; shrinkage makes it less than 1.
+    assert 0.1 < terms[:-1].square().mean() < 1.1
+    assert terms[-1] > terms[:-1].max()
+    engine = open_engine(model, 'openvino', ['score'])
+    try:
+        engine.input_buffer(1)[0] = flat
+        with torch.inference_mode():
+            expected = scorer(pictures[-1:])[0]
+        # Weights in half precision, scores of several.
+        np.testing.assert_allclose(engine.infer(1)['score'][0], expected, rtol=1e-2)
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize(
+    ('pictures', 'context', 'why'),
+    [
+        (7, False, '7 pictures do not say what is typical'),
+        (8, True, 'context=False'),
+        (8, False, 'the network has learnt too little'),
+    ],
+)
+def test_a_term_of_the_picture_that_cannot_be_had_is_refused(
+    config: Config, pictures: int, context: bool, why: str
+) -> None:
+    untrained = CpcTask(dataclasses.replace(config, frame_term=True, context=context)).eval()
+    with pytest.raises(ExportError, match=why):
+        scorer_of(untrained, [picture_rgb(number) for number in range(pictures)])
+
+
+def test_the_node_runs_it(exported: Path, tmp_path: Path) -> None:
+    pytest.importorskip('rclpy', reason='ROS is not installed')
+    from sensor_msgs.msg import Image
+    from std_msgs.msg import Header
+
+    from vq_anomaly_ros.node.messages import image_message
+    from vq_anomaly_ros.trials.peer import own_domain
+    from vq_anomaly_ros.trials.stage import Stage
+
+    holed = picture_rgb(10)
+    holed[16:40, 32:64] = 0
+    with Detector(DetectorConfig(exported, output_size='camera')) as detector:
+        (expected,) = detector.detect([Frame(holed, 'rgb')])
+    with own_domain() as (peer, environment), ExitStack() as stack:
+        stage = Stage(peer.node.context, environment, tmp_path)
+        node = stage.node(stack, peer, model=str(exported), cameras=['/front'])
+        scores = peer.collect(Image, '/front/anomaly/score')
+        publisher = peer.publisher(Image, '/front/image_raw')
+        message = image_message(Header(), holed, 'rgb8')
+        found = peer.spin_until(lambda: scores or publisher.publish(message), 60.0)
+        assert found, node.output
+        assert node.counts('/front').failed == 0
+    got = np.frombuffer(scores[0].data, np.float32).reshape(scores[0].height, scores[0].width)
+    assert got.tobytes() == expected.score.tobytes()

@@ -33,6 +33,7 @@ from vq_anomaly_ros.detection.model_file import ModelInfo
 # The score ends at so many times the highest score of a patch of the bank's pictures.
 _HEADROOM = 4.0
 _FEWEST = 8  # pictures that say what is typical
+_LEAST_SPREAD = 1e-4  # of their mean losses, nats: a loss is rounded to some 1e-6
 
 
 def load_task(run: Path, config: Config) -> CpcTask:
@@ -72,7 +73,8 @@ def frame_term(
 ) -> FrameTerm:
     """The term of whole pictures, with what is typical of normal ones learnt.
 
-    grids: z of normal pictures, [1, D, rows, columns] each. ExportError where they are too few.
+    grids: z of normal pictures, [1, D, rows, columns] each. ExportError where they are too few, or
+    too much alike for single precision.
     """
     if len(grids) < _FEWEST:
         raise ExportError(
@@ -81,7 +83,14 @@ def frame_term(
         )
     frame = FrameTerm(net, centres, log_counts)
     with torch.inference_mode():
-        frame.learn(torch.cat([frame.profile(grid) for grid in grids]))
+        profiles = torch.cat([frame.profile(grid) for grid in grids])
+    widest = float(profiles.std(dim=0).max())
+    if widest < _LEAST_SPREAD:
+        raise ExportError(
+            f'frame_term: the losses of whole pictures differ by {widest:.1g} only, no more than '
+            'they are rounded: the network has learnt too little; train longer'
+        )
+    frame.learn(profiles)
     return frame
 
 
