@@ -66,6 +66,11 @@ def test_streams_give_the_bits_of_one_alone(open_detector, picture) -> None:
         shared.detect(frames[:1])
 
 
+def test_no_stream_at_all_is_refused(open_detector) -> None:
+    with pytest.raises(ValueError, match='streams: 0'):
+        open_detector(streams=0)
+
+
 def test_two_streams_are_at_work_at_the_same_time(open_detector, picture, monkeypatch) -> None:
     detector = open_detector(streams=2, threads=2)
     both = threading.Barrier(2)

@@ -139,6 +139,8 @@ class Detector:
                 f'the label upsampling {config.label_upsampling!r} is unknown: '
                 f'use {" or ".join(get_args(LabelUpsampling))}'
             )
+        if config.streams < 1:
+            raise ValueError(f'streams: {config.streams} is no number of streams; give 1 or more')
         self.config = config
         self.target_fpr = config.target_fpr
         self.output_size = config.output_size
