@@ -13,6 +13,7 @@ pytest.importorskip('rclpy', reason='ROS is not installed')
 from rich.console import Console
 
 from vq_anomaly_ros.trials import faults, lifecycle, loopback
+from vq_anomaly_ros.trials.detector_process import Usage
 from vq_anomaly_ros.trials.harness import Setting, SkippedError, Trial, run
 from vq_anomaly_ros.trials.peer import expect, own_domain
 from vq_anomaly_ros.trials.stage import Stage
@@ -62,6 +63,18 @@ def test_lifecycle_cycles_under_load_leave_nothing(stage: Stage) -> None:
     assert row['threads'][1] <= row['threads'][0]
     assert row['descriptors'][1] <= row['descriptors'][0]
     assert row['rss_growth_mb'] < 20
+
+
+def test_one_reading_of_memory_is_no_growth_and_a_slope_is() -> None:
+    def taken(memory: list[float]) -> dict[str, Any]:
+        return lifecycle._compared([Usage(one, 20, 25, 0.0) for one in memory])
+
+    even = [250.0] * 99
+    assert taken([*even, 260.0])['rss_growth_mb'] == 0
+    assert taken([240.0, *even])['rss_growth_mb'] == 0
+    slope = taken([200 + 0.1 * number for number in range(1000)])
+    assert slope['rss_growth_mb'] == pytest.approx(90, abs=0.2)
+    assert slope['rss_mb_over_time'][::10] == [200.0, 250.0]
 
 
 def test_what_grew_is_told() -> None:
