@@ -134,7 +134,7 @@ def mapped(processes: list[int]) -> set[Path]:
         ('--cameras', '0', 'no whole number above 0'),
         ('--cameras', '1.5', 'no whole number above 0'),
         ('--seconds', '0', 'no number above 0'),
-        ('--seconds', 'inf', 'up to 3600'),
+        ('--seconds', 'inf', 'up to 2764800'),
         ('--rate', '0', 'no number above 0'),
         ('--rate', 'nan', 'no number above 0'),
         ('--width', '-1', 'no whole number above 0'),

@@ -221,7 +221,7 @@ def _number(kind: Callable[[str], float], most: float) -> Callable[[str], float]
         # Written so that nan, which compares with nothing, is refused.
         if not 0 < value <= most:
             what = 'whole number' if kind is int else 'number'
-            raise argparse.ArgumentTypeError(f'{text!r} is no {what} above 0, up to {most:g}')
+            raise argparse.ArgumentTypeError(f'{text!r} is no {what} above 0, up to {most:.15g}')
         return value
 
     return read
