@@ -30,6 +30,17 @@ def worker_of(
     return FrameWorker(frames, detect, publish, on_error, ValueError)
 
 
+class Gate:
+    """Holds whoever comes until it opens."""
+
+    def __init__(self) -> None:
+        self.reached, self.opens = threading.Event(), threading.Event()
+
+    def __call__(self, *_: Any) -> None:
+        self.reached.set()
+        assert self.opens.wait(PATIENCE)
+
+
 def wait_until(condition: Callable[[], Any]) -> None:
     end = time.monotonic() + PATIENCE
     while not condition():
@@ -110,18 +121,13 @@ def test_who_tells_of_errors_may_fail_too() -> None:
 
 def test_stop_waits_for_the_frame_in_work_and_drops_the_waiting_one() -> None:
     frames: LatestFrames[int] = LatestFrames(['/front'])
-    begun, may_end = threading.Event(), threading.Event()
-
-    def process(taken: Taken[int]) -> None:
-        begun.set()
-        assert may_end.wait(30)
-
-    worker = worker_of(frames, process)
+    gate = Gate()
+    worker = worker_of(frames, gate)
     worker.start()
     frames.put('/front', 1)
-    assert begun.wait(30)
+    assert gate.reached.wait(PATIENCE)
     frames.put('/front', 2)
-    threading.Timer(0.1, may_end.set).start()
+    threading.Timer(0.1, gate.opens.set).start()
     worker.stop()
     assert frames.counts('/front') == Counts(received=2, published=1, superseded=1)
     worker.stop()
@@ -207,16 +213,11 @@ def test_an_error_while_publishing_is_counted_and_survived() -> None:
 @pytest.mark.parametrize('stage', ['detect', 'publish'])
 def test_an_abandoned_worker_leaves_its_frames_failed_and_the_next_one_alone(stage: str) -> None:
     frames: LatestFrames[int] = LatestFrames(CAMERAS)
-    begun, come_back, closed = threading.Event(), threading.Event(), threading.Event()
-
-    def hang(*_: Any) -> None:
-        begun.set()
-        assert come_back.wait(PATIENCE)
-
-    hung = worker_of(frames, **{stage: hang})
+    gate, closed = Gate(), threading.Event()
+    hung = worker_of(frames, **{stage: gate})
     hung.start()
     frames.put('/front', 1)
-    assert begun.wait(PATIENCE)
+    assert gate.reached.wait(PATIENCE)
     assert not hung.stop(patience=0.05)
     hung.abandon(closed.set)
     assert hung.hangs
@@ -226,7 +227,7 @@ def test_an_abandoned_worker_leaves_its_frames_failed_and_the_next_one_alone(sta
     for number in range(20):
         frames.put('/rear', number)
         wait_until(lambda: not frames.counts('/rear').in_flight)
-    come_back.set()
+    gate.opens.set()
     assert closed.wait(PATIENCE), 'it closes its engine when it comes back'
     wait_until(lambda: not hung.hangs)
     assert fresh.stop(PATIENCE)
@@ -237,23 +238,18 @@ def test_an_abandoned_worker_leaves_its_frames_failed_and_the_next_one_alone(sta
 
 def test_an_idle_detector_of_an_abandoned_worker_takes_no_frame_of_its_successor() -> None:
     frames: LatestFrames[int] = LatestFrames(CAMERAS)
-    begun, come_back = threading.Event(), threading.Event()
-
-    def hang(*_: Any) -> None:
-        begun.set()
-        assert come_back.wait(PATIENCE)
-
-    hung = FrameWorker(frames, hang, nothing, nothing, ValueError, detectors=3)
+    gate = Gate()
+    hung = FrameWorker(frames, gate, nothing, nothing, ValueError, detectors=3)
     hung.start()
     frames.put('/front', 1)
-    assert begun.wait(PATIENCE)
+    assert gate.reached.wait(PATIENCE)
     hung.abandon(nothing)
     fresh = worker_of(frames)
     fresh.start()
     for number in range(20):
         frames.put('/rear', number)
         assert frames.wait_through('/rear', PATIENCE)
-    come_back.set()
+    gate.opens.set()
     assert fresh.stop(PATIENCE)
     assert frames.counts('/front') == Counts(received=1, failed=1)
     assert frames.counts('/rear') == Counts(received=20, published=20)
@@ -295,16 +291,11 @@ def test_several_detectors_look_at_several_cameras_each_in_order() -> None:
 
 def test_detectors_that_wait_do_not_keep_the_publisher_from_its_last_frame() -> None:
     frames: LatestFrames[int] = LatestFrames(CAMERAS)
-    begun, may_end = threading.Event(), threading.Event()
-
-    def detect(taken: Taken[int]) -> None:
-        begun.set()
-        assert may_end.wait(PATIENCE)
-
-    worker = FrameWorker(frames, detect, nothing, nothing, ValueError, detectors=3)
+    gate = Gate()
+    worker = FrameWorker(frames, gate, nothing, nothing, ValueError, detectors=3)
     worker.start()
     frames.put('/front', 1)
-    assert begun.wait(PATIENCE)
-    threading.Timer(0.1, may_end.set).start()
+    assert gate.reached.wait(PATIENCE)
+    threading.Timer(0.1, gate.opens.set).start()
     assert worker.stop(PATIENCE)
     assert frames.counts('/front') == Counts(received=1, published=1)

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from vq_anomaly_ros.detection import calibration_file, model_file
+from vq_anomaly_ros.machine import usable_cores
 from vq_anomaly_ros.replay import bags, evaluate_fleet, fleet
 from vq_anomaly_ros.replay.calibrate import CalibrateConfig
 from vq_anomaly_ros.replay.calibrate import calibrate as calibrate_in_one_pass
@@ -98,7 +99,7 @@ def test_failures_and_deaths_are_named_and_the_others_finish(tasks: ModuleType) 
 def test_cores_are_shared_out(jobs: int, threads: int, drives: int, expected: int) -> None:
     workers = Workers(jobs)
     assert workers.at_once(drives) == expected
-    assert workers.threads(threads, drives) == (threads or max(1, fleet._cores() // expected))
+    assert workers.threads(threads, drives) == (threads or max(1, usable_cores() // expected))
 
 
 def test_bags_of_one_name_get_folders_of_their_own() -> None:

@@ -8,8 +8,6 @@ The way of a frame: subscription (executor thread) -> slot of its camera -> dete
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import sys
 import time
 import traceback
@@ -27,6 +25,7 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future
 
 from vq_anomaly_ros.detection.engines import EngineError
+from vq_anomaly_ros.machine import return_memory
 from vq_anomaly_ros.node import parameters
 from vq_anomaly_ros.node.camera_input import CameraInput
 from vq_anomaly_ros.node.camera_outputs import CameraOutputs
@@ -140,7 +139,8 @@ class AnomalyDetectorNode(LifecycleNode):
             self._pipeline.close()
             self._pipeline = None
             self.rescue.guard(None)
-            _return_memory()
+            # Else an engine of another size would come on top of the last.
+            return_memory()
         return SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -287,14 +287,6 @@ def _about(pipeline: Pipeline, settings: parameters.Settings) -> dict[str, str]:
         'calibration': f'{source}; {calibration.pixels} pixels, {calibration.date}',
         'target fpr': f'{settings.target_fpr:g}',
     }
-
-
-def _return_memory() -> None:
-    """Give the system what was freed: else an engine of another size comes on top of the last."""
-    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)  # of glibc
-    if trim is not None:
-        gc.collect()
-        trim(0)
 
 
 def _run(stop: Future) -> Rescue:

@@ -88,7 +88,6 @@ class FrameWorker(Generic[T, Result]):
         self._lock = threading.Lock()
         self._unfinished: list[Taken[T]] = []
         self._running = 0
-        self._detecting = 0
         self.untold = 0
         self._at_last: Callable[[], None] | None = None
 
@@ -99,7 +98,6 @@ class FrameWorker(Generic[T, Result]):
         # Daemons: should a frame hang in a driver, a second signal can still end the process.
         names = ['detector', *(f'detector {n}' for n in range(2, self._detectors + 1))]
         self._running = self._detectors + 1
-        self._detecting = self._detectors
         self._threads = [
             *(threading.Thread(target=self._run_detector, name=n, daemon=True) for n in names),
             threading.Thread(target=self._run_publisher, name='publisher', daemon=True),
@@ -157,11 +155,6 @@ class FrameWorker(Generic[T, Result]):
             else:
                 self._handover.give((taken, result))
                 self._frames.let_next(taken)
-        with self._lock:
-            self._detecting -= 1
-            last = not self._detecting
-        if last:
-            self._handover.close()
         self._leave()
 
     def _run_publisher(self) -> None:
@@ -178,7 +171,10 @@ class FrameWorker(Generic[T, Result]):
     def _leave(self) -> None:
         with self._lock:
             self._running -= 1
+            only_publisher = self._running == 1
             at_last = None if self._running else self._at_last
+        if only_publisher:
+            self._handover.close()
         if at_last is not None:
             at_last()
 

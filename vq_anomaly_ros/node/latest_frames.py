@@ -126,8 +126,8 @@ class LatestFrames(Generic[T]):
 
     def finish(self, taken: Taken[T], outcome: Outcome) -> None:
         """Count how the way of a frame has ended; its camera's next may be taken, too."""
-        self.let_next(taken)
         with self._changed:
+            self.let_next(taken)
             counter = self._counters[taken.camera]
             counter['working'] -= 1
             counter[outcome.value] += 1

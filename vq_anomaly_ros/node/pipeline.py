@@ -6,7 +6,6 @@ What lives between configure and cleanup is made here, in order, and released in
 from __future__ import annotations
 
 import dataclasses
-import os
 import threading
 import time
 import traceback
@@ -37,6 +36,7 @@ from vq_anomaly_ros.detection.model_file import ModelInfo, find_model
 from vq_anomaly_ros.detection.regions import regions_of
 from vq_anomaly_ros.detection.scene import Scene, SceneConfig, scene_of
 from vq_anomaly_ros.images import Frame, ImageError, as_frame
+from vq_anomaly_ros.machine import usable_cores
 from vq_anomaly_ros.node.camera_outputs import CameraOutputs
 from vq_anomaly_ros.node.continuity import Continuity, FrameKind
 from vq_anomaly_ros.node.explanations import Explanations
@@ -352,7 +352,7 @@ def _config(settings: Settings, gpu: GpuOptions) -> DetectorConfig:
 
 def _streams(settings: Settings) -> int:
     """Frames that are looked at at the same time; 0 in the settings: one a camera and core."""
-    threads = settings.threads or len(os.sched_getaffinity(0))
+    threads = settings.threads or usable_cores()
     return settings.streams or min(len(settings.cameras), threads, _MOST_STREAMS)
 
 

@@ -29,7 +29,7 @@ from rclpy.task import Future
 from sensor_msgs.msg import Image
 
 from vq_anomaly_ros.images import as_message_data
-from vq_anomaly_ros.machine import cpu_name
+from vq_anomaly_ros.machine import cpu_name, usable_cores
 from vq_anomaly_ros.node.messages import stream_qos
 from vq_anomaly_ros.node.signals import parse_arguments, ros_until_signal
 from vq_anomaly_ros.replay.files import write_text
@@ -172,7 +172,7 @@ def measure(options: argparse.Namespace, cameras: int, profile: bool) -> dict[st
 
 def provenance() -> dict[str, Any]:
     """Return what a row was measured with: commit ('' outside of a checkout), CPU and its cores."""
-    return {'commit': _commit(), 'cpu': cpu_name(), 'cores': len(os.sched_getaffinity(0))}
+    return {'commit': _commit(), 'cpu': cpu_name(), 'cores': usable_cores()}
 
 
 def _commit() -> str:

@@ -17,6 +17,8 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
+from vq_anomaly_ros.machine import usable_cores
+
 Tick = Callable[[int], None]
 # What is done for one drive: its argument, and a function to be told of frames that are through;
 # returns what can be pickled. A function of a module, so that other processes find it.
@@ -54,13 +56,13 @@ class Workers:
 
     def at_once(self, drives: int) -> int:
         """How many processes of this machine work at a time on so many drives."""
-        return max(1, min(drives, self.jobs or _cores()))
+        return max(1, min(drives, self.jobs or usable_cores()))
 
     def threads(self, asked: int, drives: int) -> int:
         """Threads of each: as asked for, else the cores shared out."""
         if asked or self.ray is not None:
             return asked or 1
-        return max(1, _cores() // self.at_once(drives))
+        return max(1, usable_cores() // self.at_once(drives))
 
 
 def unused_name(name: str, taken: set[str]) -> str:
@@ -112,10 +114,6 @@ def run(
         yield from _on_ray(work, arguments, workers)
     else:
         yield from _in_processes(work, arguments, workers, tick)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _outcome(

@@ -26,7 +26,7 @@ import numpy as np
 from rich.console import Console
 
 from vq_anomaly_ros.detection.engines import EngineError
-from vq_anomaly_ros.machine import cpu_name
+from vq_anomaly_ros.machine import cpu_name, usable_cores
 from vq_anomaly_ros.node.transport import provenance
 from vq_anomaly_ros.replay.files import staged, write_text
 from vq_anomaly_ros.replay.interruption import interruptible
@@ -158,7 +158,7 @@ def machine_kind() -> dict[str, Any]:
     packages = ('openvino', 'onnxruntime', 'numpy', 'opencv-python-headless')
     return {
         'cpu': cpu_name(),
-        'cores': len(os.sched_getaffinity(0)),
+        'cores': usable_cores(),
         'load': round(os.getloadavg()[0], 2),
         'python': platform.python_version(),
         'ros': os.environ.get('ROS_DISTRO', ''),

@@ -8,7 +8,6 @@ its bytes go to --found, to become a regression test.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import math
 import mmap
@@ -25,6 +24,7 @@ from typing import Any
 
 from rich.console import Console
 
+from vq_anomaly_ros.machine import return_memory
 from vq_anomaly_ros.replay.files import OutputError, write_bytes, write_text
 from vq_anomaly_ros.replay.interruption import interruptible
 from vq_anomaly_ros.trials.bench import machine_kind
@@ -85,9 +85,7 @@ def run_here(name: str, seed: int, first: int, count: int, progress: Path) -> di
 
 def _memory_in_use() -> float:
     """Memory of this process, MB, without what the C library keeps for later."""
-    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)  # glibc's
-    if trim is not None:
-        trim(0)
+    return_memory()
     return usage(os.getpid()).rss_mb
 
 

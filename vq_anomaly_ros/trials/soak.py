@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from sensor_msgs.msg import Image
 
-from vq_anomaly_ros.trials.bench_cameras import await_answers, names_of, streams
+from vq_anomaly_ros.trials.bench_cameras import await_answers, names_of, subscribe
 from vq_anomaly_ros.trials.detector_process import DetectorProcess, counts_of
 from vq_anomaly_ros.trials.one_trial import OneTrial
 from vq_anomaly_ros.trials.peer import expect
@@ -50,10 +49,7 @@ def soak(stage: Stage, model: str, load: Load, seconds: float, console: Console)
         peer = stage.peer(stack)
         node = stage.node(stack, peer, model=model, cameras=cameras, output_size=load.output_size)
         node.wait_for()
-        for camera in cameras:
-            # Nothing is published that nobody takes.
-            for name in streams(classes=True):
-                peer.node.create_subscription(Image, f'{camera}/anomaly/{name}', _forget, 1)
+        subscribe(peer, cameras)
         sender = stage.send(stack, load, seconds + SLACK)
         await_answers(peer, node, sender, cameras)
         samples = []
@@ -66,10 +62,6 @@ def soak(stage: Stage, model: str, load: Load, seconds: float, console: Console)
                 status.update(f'soaking: {now:.0f} of {seconds:.0f} s, {samples[-1]}')
         expect('Traceback' not in node.output, f'a traceback in the log:\n{node.output}')
         return {'seconds': seconds, **asdict(load), **_compared(samples), 'samples': samples}
-
-
-def _forget(message: Image) -> None:
-    pass
 
 
 def _sample(node: DetectorProcess, cameras: Sequence[str]) -> dict[str, Any]:

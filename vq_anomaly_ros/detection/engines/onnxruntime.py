@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ import onnxruntime as ort
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.engines import EngineError
 from vq_anomaly_ros.detection.model_file import ModelFile
+from vq_anomaly_ros.machine import usable_cores
 
 _QUIET = 4  # not even errors: they come back as exceptions
 
@@ -52,7 +52,7 @@ class OnnxRuntimeEngine:
         self._outputs = tuple(outputs)
         self._batches: dict[int, _Batch] = {}
         if streams > 1:  # each runs on its caller's thread and its share of the others
-            threads = max(1, (threads or len(os.sched_getaffinity(0))) // streams)
+            threads = max(1, (threads or usable_cores()) // streams)
         try:
             self._session = session or _session(model_file.pruned(model.path, outputs), threads)
         except Exception as error:  # ONNX Runtime's exceptions have no common base
