@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,17 +12,8 @@ import numpy as np
 import openvino as ov
 
 from vq_anomaly_ros.detection import model_file
-from vq_anomaly_ros.detection.engines import EngineError
+from vq_anomaly_ros.detection.engines.cpu import CpuEngine
 from vq_anomaly_ros.detection.model_file import ModelFile
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """One batch size. OpenVINO's shared tensors do not keep the arrays alive: this object does."""
-
-    request: Any
-    image: np.ndarray
-    results: dict[str, np.ndarray]
 
 
 @cache
@@ -68,7 +58,7 @@ class _Graphs:
             return self._compiled[batch]
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(CpuEngine[_Graphs]):
     """OpenVINO in f32, one static graph a batch size, for the lowest latency of one stream.
 
     One graph of dynamic batch would do as well: for a MobileNet of 1024x512 on two cores, paired
@@ -81,79 +71,31 @@ class OpenVinoEngine:
     """
 
     name = 'openvino'
-    takes_frames = False
+    title = 'OpenVINO'
+    other = 'onnxruntime'
+    errors = RuntimeError
 
     def __init__(
-        self,
-        model: ModelFile,
-        outputs: Sequence[str],
-        threads: int = 0,
-        streams: int = 1,
-        graphs: _Graphs | None = None,
+        self, model: ModelFile, outputs: Sequence[str], threads: int = 0, streams: int = 1
     ) -> None:
-        """See engines.open_engine; graphs: of the engine whose twin this is."""
-        self._model = model
-        self._outputs = tuple(outputs)
-        self._batches: dict[int, _Batch] = {}
-        self._graphs: _Graphs | None = graphs or _Graphs(model, outputs, threads, streams)
-        compiled = self._prepare(1).request.get_compiled_model()
+        """See engines.open_engine."""
+        graphs = _Graphs(model, outputs, threads, streams)
+        try:
+            compiled = graphs.of(1)
+        except RuntimeError as error:
+            raise self.failure(model, 'cannot compile the graph', error) from error
         used = compiled.get_property('INFERENCE_NUM_THREADS')
         shared = '' if streams == 1 else f' in {compiled.get_property("NUM_STREAMS")} streams'
         version = ov.__version__.split('-')[0]
-        self.description = f'OpenVINO {version}, CPU, f32, {used} threads{shared}'
+        description = f'OpenVINO {version}, CPU, f32, {used} threads{shared}'
+        super().__init__(model, outputs, graphs, description)
+        self._prepare(1)
 
-    def input_buffer(self, batch: int, size: tuple[int, int] | None = None) -> np.ndarray:
-        """uint8 [batch, h, w, 3]; the first call of a batch size compiles the graph for it."""
-        return self._prepare(batch).image
-
-    def infer(self, batch: int, size: tuple[int, int] | None = None) -> dict[str, np.ndarray]:
-        """See Engine.infer."""
-        prepared = self._prepare(batch)
-        try:
-            prepared.request.infer()
-        except RuntimeError as error:
-            raise self._failure('failed on a frame', error) from error
-        return prepared.results
-
-    def twin(self) -> OpenVinoEngine:
-        """See StreamEngine.twin."""
-        return OpenVinoEngine(self._model, self._outputs, graphs=self._opened())
-
-    def close(self) -> None:
-        """See Engine.close."""
-        self._batches.clear()
-        self._graphs = None
-
-    def _opened(self) -> _Graphs:
-        if self._graphs is None:
-            raise EngineError(f'{self._model.path}: the engine was closed, open another')
-        return self._graphs
-
-    def _prepare(self, batch: int) -> _Batch:
-        graphs = self._opened()
-        if batch not in self._batches:
-            try:
-                self._batches[batch] = self._request(batch, graphs.of(batch))
-            except RuntimeError as error:
-                raise self._failure('cannot compile the graph', error) from error
-        return self._batches[batch]
-
-    def _request(self, batch: int, compiled: Any) -> _Batch:
-        info = self._model.info
-        request = compiled.create_infer_request()
-        layouts = info.output_layouts()
-        image = np.zeros((batch, *info.input_size, 3), np.uint8)
-        request.set_tensor('image', ov.Tensor(image, shared_memory=True))
-        results = {}
-        for name in self._outputs:
-            dtype, shape = layouts[name]
-            results[name] = np.zeros((batch, *shape), dtype)
-            request.set_tensor(name, ov.Tensor(results[name], shared_memory=True))
-        return _Batch(request, image, results)
-
-    def _failure(self, what: str, error: Exception) -> EngineError:
-        cause = ' '.join(str(error).split())[-300:]
-        return EngineError(
-            f'{self._model.path}: OpenVINO {what} ({cause}): export the model again with '
-            '`python -m training.export` or try backend onnxruntime'
-        )
+    def _bind(
+        self, graph: _Graphs, batch: int, image: np.ndarray, results: Mapping[str, np.ndarray]
+    ) -> Callable[[], Any]:
+        request = graph.of(batch).create_infer_request()
+        for name, array in {'image': image, **results}.items():
+            request.set_tensor(name, ov.Tensor(array, shared_memory=True))
+        infer: Callable[[], Any] = request.infer
+        return infer
