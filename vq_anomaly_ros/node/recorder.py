@@ -16,12 +16,12 @@ from typing import Any
 
 import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
+from vq_anomaly_ros.node.executor import SturdyExecutor
 from vq_anomaly_ros.node.messages import MessageTypeError, message_type
 from vq_anomaly_ros.node.signals import parse_arguments, ros_until_signal
 from vq_anomaly_ros.replay.bags import BagError, BagWriter, Storage
@@ -156,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _record(options: RecordOptions, stop: Future) -> Recorder:
     node = rclpy.create_node('record_bag')
-    executor = SingleThreadedExecutor()
+    executor = SturdyExecutor()
     executor.add_node(node)
     try:
         with BagWriter(options.out, options.storage) as writer:
