@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import rclpy
+from rcl_interfaces.srv import ListParameters
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.publisher import Publisher
@@ -26,8 +27,10 @@ _BY_UDP = {
     'ROS_AUTOMATIC_DISCOVERY_RANGE': 'SUBNET',
     'ROS_STATIC_PEERS': '127.0.0.1',
 }
-# A writer knows its reader a little before the reader knows the writer.
+# A writer knows its reader a little before the reader knows the writer: seconds to give a listener
+# that answers no service, and to wait for one that does.
 _SETTLE = 0.3
+_ANSWER = 5.0
 
 
 class TrialError(AssertionError):
@@ -70,12 +73,30 @@ class Peer:
         return messages
 
     def publisher(self, kind: Any, topic: str, depth: int = 10) -> Publisher:
-        """A reliable publisher that has found a subscriber."""
+        """A reliable publisher; its subscribers know it, and what the peer listens to so far."""
         publisher = self.node.create_publisher(kind, topic, depth)
         found = self.spin_until(publisher.get_subscription_count)
         expect(found, f'nobody listens to {topic}')
-        self.spin_for(_SETTLE)
+        for listener in self.node.get_subscriptions_info_by_topic(publisher.topic_name):
+            self._be_known(listener.node_namespace, listener.node_name)
         return publisher
+
+    def _be_known(self, namespace: str, name: str) -> None:
+        """Wait until a node knows the publishers and subscriptions of this one.
+
+        A participant tells the others of its endpoints in the order in which they were made, and
+        nothing of that is lost: who answers a client made last knows everything before it.
+        """
+        service = f'{namespace.rstrip("/")}/{name}/list_parameters'
+        client = self.node.create_client(ListParameters, service)
+        try:
+            if self.spin_until(client.service_is_ready, _ANSWER):
+                future = client.call_async(ListParameters.Request())
+                if self.spin_until(future.done, _ANSWER):
+                    return
+            self.spin_for(_SETTLE)
+        finally:
+            self.node.destroy_client(client)
 
     def call(self, kind: Any, service: str, **fields: Any) -> Any:
         """Call a service and return its response."""
