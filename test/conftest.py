@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
 import signal
 import sys
@@ -31,6 +32,13 @@ settings.load_profile('house')
 # A shell's background job inherits an ignored SIGINT, and so would the processes that tests end.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays to the end: no collection of garbage needs to look through it."""
+    gc.collect()
+    gc.freeze()
+
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_INS = ROOT / 'test' / 'detection' / 'engines' / 'stand_ins'  # for TensorRT and CUDA
