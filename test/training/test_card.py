@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training import ablation, card
+from training import ablation, card, new_town
 from training.baselines import measure
 from training.tables import markdown
 from vq_anomaly_ros.detection import model_file
@@ -46,10 +46,15 @@ def test_readme_and_cards_say_what_the_rows_and_the_shipped_models_say() -> None
         assert page == card.card(model, card.own_rows(model, rows), notes)
 
 
-@pytest.mark.parametrize('study', ['ablation', 'baselines'])
+@pytest.mark.parametrize('study', ['ablation', 'baselines', 'new_town'])
 def test_the_page_of_the_method_says_what_the_rows_of_the_studies_say(study: str) -> None:
     rows = json.loads((ROOT / f'docs/benchmarks/{study}.json').read_text())
-    table = {'ablation': ablation.markdown, 'baselines': measure.markdown}[study](rows)
+    tables = {
+        'ablation': ablation.markdown,
+        'baselines': measure.markdown,
+        'new_town': new_town.markdown,
+    }
+    table = tables[study](rows)
     assert f'<!-- {study} -->\n{table}' in (ROOT / 'docs/codebook.md').read_text()
 
 
