@@ -32,8 +32,8 @@ _TAIL = """\
   Too little for one large image is survived: the image is lost, and told.
 - An engine that hangs more than three times (a thread in native code cannot be ended): the process
   ends with code 75, `respawn:=true` starts it again.
-- Endless reconfiguration with OpenVINO: each cycle from `configure` to `cleanup` in which frames were
-  answered leaves about 40 kB of native memory behind. Not a frame does, as the soak shows.
+- Endless reconfiguration with OpenVINO: each cycle from `configure` to `cleanup` in which frames
+  were answered leaves about 40 kB of native memory behind. Not a frame does, as the soak shows.
 """
 _TAKEN = ('rss_mb', 'threads', 'descriptors')
 _GOALS = {  # ratio: (whether it is the most, the goal)
