@@ -21,6 +21,7 @@ from training.exporting import commit
 from training.judging import (
     Study,
     anomaly_figures,
+    by_row,
     class_miou,
     kept_figures,
     run_folder,
@@ -177,8 +178,7 @@ def measure(
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The table: a line a row (with T1), then the other scores of the first row."""
     lines = ['| row | seeds | AP | FPR95 | mIoU | unused |', '|---|---|---|---|---|---|']
-    for name in dict.fromkeys(row['row'] for row in rows):
-        mine = [row for row in rows if row['row'] == name]
+    for name, mine in by_row(rows).items():
         cells = [spread([row['scores']['T1'][key] for row in mine]) for key in ('ap', 'fpr95')]
         cells.append(spread([row['miou'] for row in mine]))
         unused = ', '.join(str(row['unused codevectors']) for row in mine)

@@ -115,6 +115,14 @@ def run_folder(runs: Path, name: str, seed: int) -> Path:
     return runs / f'{name.replace(" ", "_").replace("+", "plus")}-{seed}'
 
 
+def by_row(rows: Sequence[Figures]) -> dict[str, list[Figures]]:
+    """{row: the figures of its seeds}, rows in the order in which they come."""
+    grouped: dict[str, list[Figures]] = {}
+    for figures in rows:
+        grouped.setdefault(figures['row'], []).append(figures)
+    return grouped
+
+
 def spread(values: Sequence[float]) -> str:
     """Per cent: mean, and half of the range where there are several."""
     mean = 100 * float(np.mean(values))

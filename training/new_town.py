@@ -18,16 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from training.ablation import SCHEDULE
-from training.benchmark import measure as benchmark
+from training.benchmark import run as benchmark
 from training.drift_drives import motorway
 from training.export import export
-from training.judging import Figures, Study, kept_figures, run_folder, spread
+from training.judging import Figures, Study, by_row, kept_figures, run_folder, spread
 from training.measurement import Measurement, read_dataset
-from training.predictor import Predictor
+from training.studies import drive_config
+from training.tables import Row
 from training.train import train
-from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
+from vq_anomaly_ros.detection.detector import Detector
 from vq_anomaly_ros.detection.model_file import ModelFile, read
 from vq_anomaly_ros.images import Frame
 from vq_anomaly_ros.metrics import find_protocol
@@ -65,21 +67,19 @@ def model_of(name: str, seed: int, data: Path, runs: Path) -> ModelFile:
 
 def judge(model: ModelFile, data: Path) -> Figures:
     """{'miou': {data set: fraction of 1}, 'flagged': share of the motorway's pixels, 'commit'}."""
-    found = {}
+    rows: list[Row] = []
+    jobs = []
     for name, split in SETS.items():
         measurement = Measurement(find_protocol('segmentation'), split=split)
-        predictor = Predictor(model, measurement)
-        try:
-            row = benchmark(predictor, read_dataset(data / name, measurement), measurement)
-        finally:
-            predictor.engine.close()
-        found[name] = row['metrics']['miou']
+        jobs.append((read_dataset(data / name, measurement), measurement))
+    benchmark([model], jobs, Console(stderr=True), rows.append)
+    found = {name: row['metrics']['miou'] for name, row in zip(SETS, rows, strict=True)}
     return {'miou': found, 'flagged': flagged(model, data), 'commit': model.info.commit}
 
 
 def flagged(model: ModelFile, data: Path) -> float:
     """Share of the pixels of drive_motorway above the threshold for TARGET."""
-    config = DetectorConfig(model.path, output_size='network', target_fpr=TARGET)
+    config = dataclasses.replace(drive_config(str(model.path), with_codes=False), target_fpr=TARGET)
     with Detector(config) as detector:
         masks = [
             detector.detect([Frame(picture, 'bgr')])[0].anomaly_mask
@@ -101,8 +101,7 @@ def markdown(rows: Sequence[Figures]) -> str:
         '| trained on | seeds | mIoU, CamVid test | mIoU, IDD-Lite val | motorway above 1.0 |',
         '|---|---|---|---|---|',
     ]
-    for name in dict.fromkeys(row['row'] for row in rows):
-        mine = [row for row in rows if row['row'] == name]
+    for name, mine in by_row(rows).items():
         cells = [spread([row['miou'][one] for row in mine]) for one in SETS]
         cells.append(spread([row['flagged'] for row in mine]))
         lines.append(f'| {name} | {len(mine)} | {" | ".join(cells)} |')

@@ -43,21 +43,19 @@ def test_four_cameras_of_1080p_at_10_hz_are_received_or_counted(
             for one in values
         ]
 
+    def arrived() -> bool:
+        return bool(counts()) and all(
+            one['received'] + one['lost in transport'] == FRAMES and not one['in flight']
+            for one in counts()
+        )
+
+    assert peer.spin_until(arrived), f'{counts()}\n{sender.output}'
     assert sender.wait() == 0
     assert json.loads(sender.output)['sent'] == 4 * FRAMES
-
-    def at_rest() -> bool:
-        return bool(counts()) and not any(one['in flight'] for one in counts())
-
-    assert peer.spin_until(at_rest), f'{counts()}\n{sender.output}'
-    peer.spin_for(0.5)  # what is on its way is counted, too
-    assert peer.spin_until(at_rest)
     for one in counts():
         assert one['received'] == sum(one[part] for part in PARTS)
+        assert one['received'] >= 0.9 * FRAMES
         assert one['published'] > 0
-        # What is lost behind the last one that came leaves no gap.
-        assert one['received'] + one['lost in transport'] <= FRAMES
-        assert one['received'] >= 0.5 * FRAMES, 'without the profile a third came'
 
 
 def test_the_measurement_says_what_was_sent_and_received(

@@ -17,7 +17,15 @@ from training.baselines.network import BaselineNet, Head
 from training.baselines.protoseg import ProtoHead
 from training.baselines.task import fit
 from training.exporting import commit
-from training.judging import Figures, anomaly_figures, class_miou, kept_figures, run_folder, spread
+from training.judging import (
+    Figures,
+    anomaly_figures,
+    by_row,
+    class_miou,
+    kept_figures,
+    run_folder,
+    spread,
+)
 from training.methods.codebook.task import Config, read_examples
 from training.train import write_config
 
@@ -101,8 +109,7 @@ def markdown(rows: Sequence[Figures]) -> str:
         '| baseline | score | outlier data | seeds | AP | FPR95 | mIoU |',
         '|---|---|---|---|---|---|---|',
     ]
-    for name in dict.fromkeys(row['row'] for row in rows):
-        mine = [row for row in rows if row['row'] == name]
+    for name, mine in by_row(rows).items():
         miou = '–' if mine[0]['miou'] is None else spread([row['miou'] for row in mine])
         for score in mine[0]['scores']:
             ap, fpr95 = (
