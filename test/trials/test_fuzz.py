@@ -21,12 +21,6 @@ from vq_anomaly_ros.trials.fuzz_targets import TARGETS, Target, check_image, mut
 COUNTS = {'image': 2000, 'compressed': 1000}
 
 
-@pytest.fixture(autouse=True)
-def _few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look at the memory collects garbage, which takes long in a process as large as this one."""
-    monkeypatch.setattr(fuzz, '_SAMPLES', 2)
-
-
 @pytest.mark.parametrize('name', TARGETS)
 def test_nothing_but_its_own_error_comes_out(name: str, tmp_path: Path) -> None:
     progress = tmp_path / 'progress'
