@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from vq_anomaly_ros.replay import bags
+from vq_anomaly_ros.replay.demo import unused_domain
 
 PATIENCE = 120.0
 
@@ -26,7 +26,7 @@ class Launch:
         with log.open('wb') as output:
             self.process = subprocess.Popen(
                 ['ros2', 'launch', 'vq_anomaly_ros', file, *arguments],
-                env={**os.environ, 'ROS_DOMAIN_ID': str(random.randint(1, 100))},
+                env={**os.environ, 'ROS_DOMAIN_ID': str(unused_domain())},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -15,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from vq_anomaly_ros.replay.demo import unused_domain
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_MEMORY = '/dev/shm/'  # noqa: S108  where DDS has its segments
@@ -79,7 +80,7 @@ def ros() -> Iterator[SimpleNamespace]:
     from rclpy import executors, qos
 
     profile = str(ROOT / 'config' / 'fastdds_large_images.xml')
-    domain = random.randint(1, 100)
+    domain = unused_domain()
     environment = {
         'ROS_DOMAIN_ID': str(domain),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',

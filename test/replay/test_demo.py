@@ -1,9 +1,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +148,17 @@ def test_the_processes_meet_on_this_host_with_room_for_images(
     assert 1 <= int(environment['ROS_DOMAIN_ID']) <= 100
     for name in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'):
         assert 'segment_size' in Path(environment[name]).read_text()
+
+
+def test_a_domain_in_which_somebody_takes_part_is_left_alone() -> None:
+    with ExitStack() as taken:
+        for domain in range(1, 101):
+            if domain != 42:
+                port = taken.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                with suppress(OSError):  # somebody does take part there
+                    port.bind(('', 7410 + 250 * domain))
+        assert demo.unused_domain() == 42
+    assert 1 <= demo.unused_domain() <= 100
 
 
 def test_the_profile_of_an_installed_package_is_found(

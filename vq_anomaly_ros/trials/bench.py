@@ -7,16 +7,12 @@ compared. For figures worth keeping nothing else should run (about eight minutes
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
-import platform
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,8 +22,6 @@ import numpy as np
 from rich.console import Console
 
 from vq_anomaly_ros.detection.engines import EngineError
-from vq_anomaly_ros.machine import cpu_name, usable_cores
-from vq_anomaly_ros.node.transport import provenance
 from vq_anomaly_ros.replay.files import staged, write_text
 from vq_anomaly_ros.replay.interruption import interruptible
 from vq_anomaly_ros.replay.processes import ProcessError
@@ -36,6 +30,7 @@ from vq_anomaly_ros.timing import in_turns
 from vq_anomaly_ros.trials import bench_picture
 from vq_anomaly_ros.trials.bench_cameras import first_result, under_load
 from vq_anomaly_ros.trials.bench_ways import batch_ways, engine_ways, ways_of
+from vq_anomaly_ros.trials.machine_kind import machine_kind
 from vq_anomaly_ros.trials.peer import TrialError, own_domain
 from vq_anomaly_ros.trials.stage import Load, Stage
 
@@ -150,21 +145,6 @@ def _batch_ratios(times: Mapping[str, list[float]]) -> dict[str, float]:
         batch: round(median(found) / int(batch) / alone, 3)
         for batch, found in times.items()
         if batch != '1'
-    }
-
-
-def machine_kind() -> dict[str, Any]:
-    """What was measured on and with, and how busy it was (processes that wanted to run)."""
-    packages = ('openvino', 'onnxruntime', 'numpy', 'opencv-python-headless')
-    return {
-        'cpu': cpu_name(),
-        'cores': usable_cores(),
-        'load': round(os.getloadavg()[0], 2),
-        'python': platform.python_version(),
-        'ros': os.environ.get('ROS_DISTRO', ''),
-        'versions': {package: version(package) for package in packages},
-        'commit': provenance()['commit'],
-        'date': datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
 
 

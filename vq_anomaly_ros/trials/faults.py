@@ -22,8 +22,8 @@ from vq_anomaly_ros.replay.files import OutputError, write_text
 from vq_anomaly_ros.replay.interruption import interruptible
 from vq_anomaly_ros.replay.processes import ProcessError
 from vq_anomaly_ros.trials import disturbances, hardships, loopback
-from vq_anomaly_ros.trials.bench import machine_kind
 from vq_anomaly_ros.trials.harness import Trial, run
+from vq_anomaly_ros.trials.machine_kind import machine_kind
 from vq_anomaly_ros.trials.peer import own_domain
 from vq_anomaly_ros.trials.stage import Stage
 

@@ -27,9 +27,9 @@ from rich.console import Console
 from vq_anomaly_ros.machine import return_memory
 from vq_anomaly_ros.replay.files import OutputError, write_bytes, write_text
 from vq_anomaly_ros.replay.interruption import interruptible
-from vq_anomaly_ros.trials.bench import machine_kind
 from vq_anomaly_ros.trials.detector_process import usage
 from vq_anomaly_ros.trials.fuzz_targets import TARGETS, Target, mutated
+from vq_anomaly_ros.trials.machine_kind import machine_kind
 
 MODULE = 'vq_anomaly_ros.trials.fuzz'
 # One input takes a millisecond or two.

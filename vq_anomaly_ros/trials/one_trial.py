@@ -15,7 +15,7 @@ from rich.console import Console
 from vq_anomaly_ros.replay.files import OutputError, write_text
 from vq_anomaly_ros.replay.interruption import interruptible
 from vq_anomaly_ros.replay.processes import ProcessError
-from vq_anomaly_ros.trials.bench import machine_kind
+from vq_anomaly_ros.trials.machine_kind import machine_kind
 from vq_anomaly_ros.trials.peer import TrialError, own_domain
 from vq_anomaly_ros.trials.stage import Stage
 
