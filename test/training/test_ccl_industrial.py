@@ -65,6 +65,19 @@ def test_rows_are_contrasted_where_their_names_say_so() -> None:
         assert config.contrasted == ('CCL' in row or '+ local' in row or '+ global' in row)
 
 
+def test_a_row_has_its_own_passes_or_those_of_the_same_steps(
+    two_categories: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = {'CCL': {'datasets': ('bolt', 'nut')}, 'longer': {'datasets': ('bolt',), 'epochs': 7}}
+    monkeypatch.setattr(ccl_industrial, 'ROWS', rows)
+    monkeypatch.setattr(
+        ccl_industrial, 'SCHEDULE', dataclasses.replace(ccl_industrial.SCHEDULE, batch_size=4)
+    )
+    monkeypatch.setattr(ccl_industrial, 'STEPS', 10)  # eight pictures: two batches a pass
+    assert ccl_industrial.schedule('longer', 0, two_categories, tmp_path).epochs == 7
+    assert ccl_industrial.schedule('CCL', 0, two_categories, tmp_path).epochs == 5
+
+
 def test_unseen_frames_are_told_by_each_score() -> None:
     known = {'one': np.arange(100.0), 'other': np.arange(100.0)}
     unseen = {'one': np.full(10, 200.0), 'other': np.full(4, 49.5)}
