@@ -40,8 +40,9 @@ help:
 demo: setup
 	$(BIN)/python -m vq_anomaly_ros.replay.demo --out $(OUT)/demo
 
+# Two processes: most of the time one of them waits for the programs that it started.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: setup-development
 	$(BIN)/ruff check .

@@ -34,6 +34,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before the nodes of the tests are named by their groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where the tests are shared out (`pytest -n 2 --dist loadgroup`): a file stays together.
+
+    So do all that meet over DDS, one after the other: what one leaves in shared memory, or the
+    load that it makes, is not another's.
+    """
+    for item in items:
+        meets = MEET_OVER_DDS & {item.path, *item.path.parents}
+        group = 'dds' if meets else str(item.path.relative_to(ROOT))
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_collection_finish() -> None:
     """What was imported stays to the end: no collection of garbage needs to look through it."""
     gc.collect()
@@ -42,6 +55,18 @@ def pytest_collection_finish() -> None:
 
 ROOT = Path(__file__).resolve().parents[1]
 STAND_INS = ROOT / 'test' / 'detection' / 'engines' / 'stand_ins'  # for TensorRT and CUDA
+MEET_OVER_DDS = frozenset(
+    ROOT / 'test' / name
+    for name in (
+        'launch',
+        'node',
+        'replay/test_demo.py',
+        'training/test_cpc_export.py',
+        'trials/test_bench.py',
+        'trials/test_faults.py',
+        'trials/test_soak.py',
+    )
+)
 SIZE = (64, 128)
 STRIDE = 4
 CLASSES = ('road', 'tree', 'car', 'person')

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from training.ablation import SCHEDULE
 from training.methods.ccl.task import Config as CclConfig
 from training.methods.codebook.task import Config
 from training.methods.cpc.task import Config as CpcConfig
+
+# Processes that share the tests out share the cores: threads that wait for one another would wait
+# for the other's, too.
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope='session')

@@ -171,6 +171,7 @@ def test_a_term_of_the_picture_that_cannot_be_had_is_refused(
     config: Config, pictures: int, context: bool, why: str
 ) -> None:
     untrained = CpcTask(dataclasses.replace(config, frame_term=True, context=context)).eval()
+    torch.nn.init.zeros_(untrained.net.predict)  # a network that predicts nothing
     with pytest.raises(ExportError, match=why):
         scorer_of(untrained, [picture_rgb(number) for number in range(pictures)])
 
