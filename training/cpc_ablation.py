@@ -41,6 +41,7 @@ ROWS: dict[str, dict[str, Any]] = {
     'crops at fixed places': {'fixed_crops': True},
     'K = 2': {'steps': 2},
     'N = 256': {'negatives': 256},
+    'ImageNet encoder': {'imagenet_encoder': True},
     'states of a camera': {'camera': 0.5},
     'patch 128': {'patch': 128, 'stride': 64, 'input_size': (768, 768), 'crop': (512, 512)},
 }

@@ -11,9 +11,11 @@ import pytest
 import torch
 import yaml
 
+from training.backbones import frozen_teacher, normalise
 from training.data.folders import FolderError
 from training.data.pictures import normal_pictures
-from training.methods.cpc.task import Config, CpcData, CpcTask, Crops
+from training.methods.cpc.model import ImageNetEncoder, imagenet_range
+from training.methods.cpc.task import Config, CpcData, CpcTask, Crops, normalised
 from training.train import ConfigError, config_from, main, read_any_config, read_config, train
 from vq_anomaly_ros.replay import bags
 
@@ -187,3 +189,26 @@ def test_a_random_encoder_stays_as_it_was_drawn(
     for name, value in one.items():
         assert torch.equal(value, other[name]) == name.startswith('net.encoder'), name
     assert one['net.encoder.blocks.0.second.weight'].abs().max() > 0
+
+
+def test_an_imagenet_encoder_stays_what_it_is_whatever_else_is_in_the_batch(
+    tiny_cpc: Config, root: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(tiny_cpc, patch=32, imagenet_encoder=True, epochs=1)
+    run = train(config, root, tmp_path / 'run', progress=False)
+    encoder = ImageNetEncoder()
+    kept = {name.removeprefix('net.encoder.'): one for name, one in weights(run.parent).items()}
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(value, kept[name]), name
+    patches = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    z = encoder.train()(patches)
+    assert z.shape == (5, encoder.dimension)
+    torch.testing.assert_close(z[1:2], encoder(patches[1:2]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(z.mean(dim=1), torch.zeros(5), atol=1e-5, rtol=0)
+
+
+def test_patches_come_to_a_backbone_in_its_own_range() -> None:
+    pixels = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    trunk = frozen_teacher('efficientnet-lite0', 8)
+    expected = normalise(pixels, trunk)
+    torch.testing.assert_close(imagenet_range(normalised(pixels), trunk), expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import torch
@@ -10,6 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.backbones import Backbone, frozen_teacher
+
+# Pixels of 0..255 are normalised to (pixel - LIGHT) / CONTRAST.
+LIGHT, CONTRAST = 127.5, 64.0
 DIRECTIONS = ('down', 'up', 'right', 'left')
 
 
@@ -63,6 +68,7 @@ class PatchEncoder(nn.Module):
         self, widths: Sequence[int] = (64, 128, 256), stem_stride: int = 2, norm: bool = False
     ) -> None:
         super().__init__()
+        self.dimension = widths[-1]
         self.stem = nn.Conv2d(3, widths[0], 5, stem_stride, padding=2)
         blocks = []
         inputs = widths[0]
@@ -83,6 +89,34 @@ class PatchEncoder(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """Float [B, 3, s, s] -> [B, D]."""
         return F.relu(self.blocks(self.stem(patches))).mean(dim=(2, 3))
+
+
+class ImageNetEncoder(nn.Module):
+    """EfficientNet-lite0 as ImageNet left it, up to its map of stride 8, average-pooled: a patch,
+    normalised as `PatchEncoder` takes it, -> z of mean 0 and deviation 1. An anchor: nothing of it
+    was learnt by CPC.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = frozen_teacher('efficientnet-lite0', 8)
+        self.dimension = self.trunk.channels[-1]
+
+    def train(self, mode: bool = True) -> Self:
+        """Its batch statistics are ImageNet's, in training, too."""
+        return super().train(False)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Float [B, 3, s, s], s a multiple of 32 -> [B, D]."""
+        z = self.trunk(imagenet_range(patches, self.trunk))[-1].mean(dim=(2, 3))
+        return F.layer_norm(z, z.shape[1:])
+
+
+def imagenet_range(patches: Tensor, trunk: Backbone) -> Tensor:
+    """Patches in (pixel - LIGHT) / CONTRAST, [B, 3, s, s], as a backbone takes them."""
+    pixels = patches * CONTRAST + LIGHT
+    mean = torch.tensor(trunk.mean, device=patches.device).view(1, 3, 1, 1)
+    return (pixels - mean) / torch.tensor(trunk.std, device=patches.device).view(1, 3, 1, 1)
 
 
 class GatedContext(nn.Module):
@@ -111,7 +145,8 @@ class CpcNet(nn.Module):
 
     skip: rows between context and target that are left out (1 with patches that overlap by half:
     the next row shares pixels); steps: K, how many rows behind those are predicted; centre: patches
-    without their mean light, for pictures whose light says nothing.
+    without their mean light, for pictures whose light says nothing; imagenet: a frozen encoder
+    (`ImageNetEncoder`) instead of one to be trained.
     """
 
     def __init__(
@@ -126,12 +161,14 @@ class CpcNet(nn.Module):
         context: bool = False,
         norm: bool = False,
         centre: bool = False,
+        imagenet: bool = False,
     ) -> None:
         super().__init__()
         self.patch, self.stride, self.centre = patch, stride, centre
-        self.encoder = PatchEncoder(widths, stem_stride, norm)
-        dimension = widths[-1]
-        self.dimension = dimension
+        self.encoder: nn.Module = (
+            ImageNetEncoder() if imagenet else PatchEncoder(widths, stem_stride, norm)
+        )
+        self.dimension = dimension = int(self.encoder.dimension)
         self.directions = DIRECTIONS[:directions]
         self.distances = tuple(range(skip + 1, skip + 1 + steps))
         self.context = nn.ModuleList(

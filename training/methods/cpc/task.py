@@ -20,7 +20,7 @@ from training.data.folders import FolderError
 from training.data.pictures import stretched_pictures
 from training.data.street import PassSampler, drawn
 from training.methods.cpc.losses import info_nce
-from training.methods.cpc.model import CpcNet
+from training.methods.cpc.model import CONTRAST, LIGHT, CpcNet, PatchEncoder
 
 Image = NDArray[np.uint8]
 
@@ -49,6 +49,7 @@ class Config:
     context: bool = False  # gated PixelCNN over the rows before
     batch_norm: bool = False  # for the check that it cheats
     random_encoder: bool = False  # stays as it was drawn: the control
+    imagenet_encoder: bool = False  # frozen, in place of one of `widths`: an anchor
     centre: bool = False  # patches without their mean light, where light says nothing
     negatives: int = 16  # drawn with replacement from the patches of the batch
     excess: bool = False  # score: the loss beyond its expectation under the model's own prediction
@@ -176,7 +177,7 @@ def read_pictures(config: Config, root: Path) -> Iterator[Image]:
 
 def normalised(pictures: Tensor) -> Tensor:
     """uint8 RGB [B, H, W, 3] -> float32 [B, 3, H, W] of about zero mean and unit deviation."""
-    return (pictures.to(torch.float32).permute(0, 3, 1, 2) - 127.5) / 64.0
+    return (pictures.to(torch.float32).permute(0, 3, 1, 2) - LIGHT) / CONTRAST
 
 
 class CpcTask(lightning.LightningModule):
@@ -196,8 +197,9 @@ class CpcTask(lightning.LightningModule):
             config.context,
             config.batch_norm,
             config.centre,
+            config.imagenet_encoder,
         )
-        if config.random_encoder:
+        if config.random_encoder and isinstance(self.net.encoder, PatchEncoder):
             self.net.encoder.freeze()
 
     def on_train_batch_start(self, batch: Tensor, index: int) -> None:
