@@ -15,6 +15,7 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.task import Future
 
 from vq_anomaly_ros.node.transport import VARIABLES
 from vq_anomaly_ros.replay.demo import child_environment
@@ -28,9 +29,12 @@ _BY_UDP = {
     'ROS_STATIC_PEERS': '127.0.0.1',
 }
 # A writer knows its reader a little before the reader knows the writer: seconds to give a listener
-# that answers no service, and to wait for one that does.
+# that answers no service, to wait for one that does, and to wait before it is asked again.
 _SETTLE = 0.3
 _ANSWER = 5.0
+_AGAIN = 0.2
+# What ROS calls a node of whose name nothing has arrived.
+_UNKNOWN = '_NODE_NAME_UNKNOWN_'
 
 
 class TrialError(AssertionError):
@@ -77,22 +81,39 @@ class Peer:
         publisher = self.node.create_publisher(kind, topic, depth)
         found = self.spin_until(publisher.get_subscription_count)
         expect(found, f'nobody listens to {topic}')
-        for listener in self.node.get_subscriptions_info_by_topic(publisher.topic_name):
-            self._be_known(listener.node_namespace, listener.node_name)
+        for namespace, name in self._listeners(publisher.topic_name):
+            self._be_known(namespace, name)
         return publisher
+
+    def _listeners(self, topic: str) -> set[tuple[str, str]]:
+        """(namespace, name) of the nodes that listen to a topic.
+
+        A subscription is known before the name of its node is: what has none yet is waited for.
+        """
+
+        def found() -> set[tuple[str, str]]:
+            listeners = self.node.get_subscriptions_info_by_topic(topic)
+            return {(one.node_namespace, one.node_name) for one in listeners}
+
+        self.spin_until(lambda: _UNKNOWN not in {name for _, name in found()}, _ANSWER)
+        return {one for one in found() if one[1] != _UNKNOWN}
 
     def _be_known(self, namespace: str, name: str) -> None:
         """Wait until a node knows the publishers and subscriptions of this one.
 
         A participant tells the others of its endpoints in the order in which they were made, and
-        nothing of that is lost: who answers a client made last knows everything before it.
+        nothing of that is lost: who answers a client made last knows everything before it. An
+        answer is lost where the service does not know yet who listens to it: so it is asked again.
         """
         service = f'{namespace.rstrip("/")}/{name}/list_parameters'
         client = self.node.create_client(ListParameters, service)
         try:
-            if self.spin_until(client.service_is_ready, _ANSWER):
-                future = client.call_async(ListParameters.Request())
-                if self.spin_until(future.done, _ANSWER):
+            asked: list[Future] = []
+            end = time.monotonic() + _ANSWER
+            while time.monotonic() < end:
+                if self.spin_until(client.service_is_ready, _AGAIN):
+                    asked.append(client.call_async(ListParameters.Request()))
+                if self.spin_until(lambda: any(one.done() for one in asked), _AGAIN):
                     return
             self.spin_for(_SETTLE)
         finally:
