@@ -55,8 +55,8 @@ DOG = 'drive_dog'
 DOG_CALIBRATION = 'Seq05VD'
 UNEVENTFUL = ('motorway', 'Seq05VD', '0001TP', '0006R0', '0016E5')
 TARGETS = (5e-3, 4e-3, 3e-3, 1e-3)
-PERSISTENCES = (1, 3, 5)
-CHOSEN = 3e-3
+PERSISTENCES = (1, 3, 6)
+CHOSEN = 4e-3
 SMOOTHING = 0.5
 MIN_AREA = 5e-4
 # An obstacle lies on the dog if it covers so much of the smaller of both, and is not far larger.

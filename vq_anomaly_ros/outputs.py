@@ -77,7 +77,8 @@ def obstacles_message(
     """Return what obstacles_json says of a frame (see `detection.obstacles.Obstacle`).
 
     Boxes are in pixels of the published images, whose size is `size` (height, width); `id` is the
-    number of the thing that an obstacle is, `frames` in how many it was seen so far.
+    number of the thing that an obstacle is, `frames` in how many it was seen so far, `missed` how
+    many have passed since, 0 where it is seen in this one.
     """
     return {
         'stamp_ns': stamp_ns,
@@ -87,6 +88,7 @@ def obstacles_message(
             {
                 'id': obstacle.track,
                 'frames': obstacle.frames,
+                'missed': obstacle.missed,
                 'box': [round(value, 2) for value in obstacle.box],
                 'area': round(obstacle.area, 6),
                 'score_mean': round(obstacle.score_mean, 6),
@@ -110,6 +112,7 @@ def obstacles_of(told: dict[str, Any]) -> tuple[Obstacle, ...]:
             one['score_max'],
             track=one.get('id'),
             frames=one.get('frames', 1),
+            missed=one.get('missed', 0),
         )
         for one in told['obstacles']
     )

@@ -60,8 +60,11 @@ def test_a_gap_is_bridged_and_a_long_one_ends_it() -> None:
 def test_no_number_is_given_twice_in_a_frame_or_again(frames: list[list[tuple[int, int]]]) -> None:
     tracks, highest, ages = Tracks(), 0, {}
     for places in frames:
-        found = tracks.update([thing(x, y) for x, y in places])
+        every = tracks.update([thing(x, y) for x, y in places])
+        assert len({one.track for one in every}) == len(every)
+        found = [one for one in every if not one.missed]
         assert [one.box[:2] for one in found] == places
+        assert all(one.frames > PATIENCE >= one.missed for one in every[len(found) :])
         given_now = [one.track for one in found]
         assert len(set(given_now)) == len(given_now)
         for one in found:
@@ -70,6 +73,36 @@ def test_no_number_is_given_twice_in_a_frame_or_again(frames: list[list[tuple[in
             assert one.frames > 1 or one.track > highest
             ages[one.track] = one.frames
         highest = max([highest, *ages])
+
+
+def test_what_was_seen_long_enough_is_told_on_where_it_has_moved_to() -> None:
+    tracks = Tracks()
+    for step in range(PATIENCE + 1):
+        tracks.update([thing(10 + 2 * step, 50 - step)])
+    for missed in range(1, PATIENCE + 1):
+        (found,) = tracks.update([])
+        step = PATIENCE + missed
+        assert (found.track, found.frames, found.missed) == (1, PATIENCE + 1, missed)
+        assert found.box == pytest.approx((10 + 2 * step, 50 - step, 10, 10))
+    # Seen again: its movement is that of the frames between, too.
+    (found,) = tracks.update([thing(10 + 2 * (step + 1), 50 - step - 1)])
+    assert (found.track, found.missed) == (1, 0)
+    (found,) = tracks.update([])
+    assert found.box[:2] == pytest.approx((10 + 2 * (step + 2), 50 - step - 2))
+    for _ in range(PATIENCE):
+        last = tracks.update([])
+    assert last == ()
+
+
+def test_a_thing_that_is_told_already_does_not_flicker() -> None:
+    info = SimpleNamespace(classes=(), map_size=SIZE)
+    scene = Scene(SceneConfig(persistence=3), info)  # type: ignore[arg-type]
+    mask = np.zeros(SIZE, np.uint8)
+    mask[10:20, 30:40] = 255
+    seen = [mask, mask, mask, 0 * mask, mask, 0 * mask, 0 * mask, 0 * mask]
+    told = [scene.obstacles(one, np.ones(SIZE, np.float32), None, SIZE, 0.001) for one in seen]
+    assert [len(one) for one in told] == [0, 0, 1, 1, 1, 1, 1, 0]
+    assert [one.missed for some in told for one in some] == [0, 1, 0, 1, 2]
 
 
 def test_the_ground_around_is_the_mean_over_its_frames() -> None:

@@ -26,7 +26,8 @@ class Obstacle:
     calibrated scores within it, 0..1; class_id: the most frequent predicted class within it, None
     for models without classes (what an anomaly looks most like, not what it is); around: share of
     ground around its foot, 0..1, in the region 'road', else None; track: number of the thing that
-    it is, frames: in how many of the camera's frames it was seen so far (see `tracks`).
+    it is, frames: in how many of the camera's frames it was seen so far; missed: frames since then,
+    for which the box is moved on (see `tracks`).
     """
 
     box: tuple[float, float, float, float]
@@ -37,6 +38,7 @@ class Obstacle:
     around: float | None = None
     track: int | None = None
     frames: int = 1
+    missed: int = 0
 
 
 def find_obstacles(

@@ -103,7 +103,7 @@ def _outline_region(picture: np.ndarray, region: np.ndarray) -> None:
 
 
 def _frame_obstacles(picture: np.ndarray, detection: Detection) -> None:
-    """A frame around every obstacle that has a number, and that, in place."""
+    """A frame around every obstacle that has a number, and that, in place; black: missed now."""
     height, width = picture.shape[:2]
     scale = (width / detection.score.shape[1], height / detection.score.shape[0])
     text_scale = max(0.4, height / 1000)
@@ -115,7 +115,8 @@ def _frame_obstacles(picture: np.ndarray, detection: Detection) -> None:
         right, bottom = round((x + w) * scale[0]), round((y + h) * scale[1])
         line = max(1, height // 400)
         cv2.rectangle(picture, (left, top), (right, bottom), (0, 0, 0), line + 2)
-        cv2.rectangle(picture, (left, top), (right, bottom), _OBSTACLE, line)
+        if not obstacle.missed:
+            cv2.rectangle(picture, (left, top), (right, bottom), _OBSTACLE, line)
         text = str(obstacle.track)
         origin = (left, top - 4 if top > 24 else bottom + round(24 * text_scale))
         cv2.putText(picture, text, origin, _FONT, text_scale, (0, 0, 0), 3 * line, cv2.LINE_AA)

@@ -1,7 +1,8 @@
 """Obstacles over time: which of them are one thing, and for how many frames it has been there.
 
-Matching is in the image, by centres and sizes: no motion model, so a frame may bring any object
-only about as far as it is large.
+Matching is in the image, by centres and sizes: a frame may bring any object only about as far as it
+is large. What was seen long enough is told on while it is missed for a frame or two, where its last
+movement has brought it.
 """
 
 from __future__ import annotations
@@ -17,13 +18,19 @@ from vq_anomaly_ros.detection.obstacles import Obstacle
 # two things.
 REACH = 0.7
 GROWTH = 6.0
-# Frames without an obstacle that end it.
+# Frames without an obstacle that do not end it. What was seen in more is told on in them.
 PATIENCE = 2
+# Weight of the last step in the movement: an outline changes from frame to frame.
+_LAST = 0.5
 
 
 @dataclass(slots=True)
 class _Track:
-    """One thing; around: summed up over the `judged` frames that knew it."""
+    """One thing.
+
+    around: summed up over the `judged` frames that knew it; moved: pixels a frame, x and y, of its
+    centre.
+    """
 
     number: int
     obstacle: Obstacle
@@ -31,8 +38,19 @@ class _Track:
     missed: int = 0
     around: float = 0.0
     judged: int = 0
+    moved: tuple[float, float] = (0.0, 0.0)
 
     def see(self, obstacle: Obstacle) -> None:
+        if self.frames:
+            right, down = (
+                (now - before) / self.missed
+                for now, before in zip(_centre(obstacle), _centre(self.obstacle), strict=True)
+            )
+            new = 1.0 if self.frames == 1 else _LAST
+            self.moved = (
+                new * right + (1 - new) * self.moved[0],
+                new * down + (1 - new) * self.moved[1],
+            )
         self.obstacle, self.missed = obstacle, 0
         self.frames += 1
         if obstacle.around is not None:
@@ -41,8 +59,15 @@ class _Track:
 
     def told(self) -> Obstacle:
         around = self.around / self.judged if self.judged else None
+        x, y, width, height = self.obstacle.box
+        right, down = (self.missed * step for step in self.moved)
         return dataclasses.replace(
-            self.obstacle, track=self.number, frames=self.frames, around=around
+            self.obstacle,
+            box=(x + right, y + down, width, height),
+            track=self.number,
+            frames=self.frames,
+            around=around,
+            missed=self.missed,
         )
 
 
@@ -57,7 +82,8 @@ class Tracks:
     def update(self, obstacles: Sequence[Obstacle]) -> tuple[Obstacle, ...]:
         """The obstacles of the next frame, in order, with track, frames and the mean of around.
 
-        The nearest pairs of centres match first, each obstacle and track once.
+        The nearest pairs of centres match first, each obstacle and track once. Behind them stand
+        those that were seen in more than PATIENCE frames and are missed in this one.
         """
         matches = self._matches(obstacles)
         for track in self._tracks:
@@ -69,7 +95,8 @@ class Tracks:
             seen.append(track)
         kept = [track for track in self._tracks if track.missed <= PATIENCE]
         self._tracks = kept + [track for track in seen if track.frames == 1]
-        return tuple(track.told() for track in seen)
+        missed = [track for track in kept if track.missed and track.frames > PATIENCE]
+        return tuple(track.told() for track in [*seen, *missed])
 
     def _new(self, obstacle: Obstacle) -> _Track:
         self._last += 1
@@ -90,6 +117,11 @@ class Tracks:
                 matches[place] = number
                 taken.add(number)
         return matches
+
+
+def _centre(obstacle: Obstacle) -> tuple[float, float]:
+    x, y, width, height = obstacle.box
+    return x + width / 2, y + height / 2
 
 
 def _distance(one: Obstacle, other: Obstacle) -> float:

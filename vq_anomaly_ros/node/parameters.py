@@ -280,9 +280,9 @@ class Settings:
         bounds=(0.0, 20.0),
     )
     obstacle_persistence: int = _parameter(
-        3,
+        6,
         Changes.AT_RUN_TIME,
-        'Frames in which an obstacle was seen before it is told.',
+        'Frames in which an obstacle was seen before it is told; 6 at 10 Hz are half a second.',
         bounds=(1, 100),
     )
     region: tuple[str, ...] = _parameter(

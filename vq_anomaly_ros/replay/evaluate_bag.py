@@ -63,7 +63,7 @@ from vq_anomaly_ros.replay.video import VideoError
 
 OUTPUT = 'output'
 # As the node's parameters.
-DEFAULT_SCENE = SceneConfig(persistence=3, obstacle_growth=3.0)
+DEFAULT_SCENE = SceneConfig(persistence=6, obstacle_growth=3.0)
 # What a person can mend: told in one sentence, without a traceback.
 EXPECTED_ERRORS = (
     AtlasError,
