@@ -50,6 +50,7 @@ def test_every_outcome_is_told(tmp_path: Path) -> None:
             'last': {**END, 'threads': 25}, 'samples': [{'failed': 0}],
         }},
     }  # fmt: skip
+    told['lifecycle_openvino'] = {'lifecycle': {**told['lifecycle']['lifecycle'], 'cameras': 2}}
     for name, content in told.items():
         (tmp_path / f'{name}.json').write_text(json.dumps({'machine': MACHINE, **content}))
     text = page(tmp_path)
@@ -58,9 +59,10 @@ def test_every_outcome_is_told(tmp_path: Path) -> None:
     assert '| parted | **skipped** | not allowed | – |' in text
     assert '| memory | **failed** | it has died | – |' in text
     assert '**Does not hold** (5 MB): memory grew by 8.0 MB' in text
+    assert 'while 2 camera(s) sent 5 frames' in text
     assert '| bag | 7 | 1 | 0.0 MB |' in text
     assert '60 minutes, 4 cameras of 1280x720 at 10 Hz: threads: 20 at the start, 25 at' in text
-    assert page(tmp_path / 'nothing').count('Not recorded yet.') == 5
+    assert page(tmp_path / 'nothing').count('Not recorded yet.') == 6
 
 
 def test_recorded_trials_are_all_trials_and_held_or_were_skipped() -> None:

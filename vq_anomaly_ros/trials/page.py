@@ -32,8 +32,8 @@ _TAIL = """\
   Too little for one large image is survived: the image is lost, and told.
 - An engine that hangs more than three times (a thread in native code cannot be ended): the process
   ends with code 75, `respawn:=true` starts it again.
-- Another model at every `configure`, for ever, with OpenVINO: what it compiles leaves about 5 kB and
-  holes in the heap behind, 20 to 40 kB a time. The same model again is not compiled again: its
+- Another model at every `configure`, for ever, with OpenVINO: what it compiles leaves about 5 kB
+  and holes in the heap behind, 20 to 40 kB a time. The same model again is not compiled again: its
   graph stays in memory from `cleanup` to the next `configure`.
 """
 _OPENVINO = 'Lifecycle under load, OpenVINO'
