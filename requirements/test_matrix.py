@@ -23,7 +23,11 @@ RELEASES = ('jazzy', 'kilted')
 # The pins of constraints.txt are of these Pythons.
 OLDEST = (3, 11)
 # What the tests need beside the run time; ROS's wheels and the runtimes come from requirements/.
-FOR_TESTS = ('pytest<9', 'hypothesis', 'mcap', 'zstandard', 'rerun-sdk', 'scipy', 'scikit-learn')
+FOR_TESTS = (
+    'pytest<9', 'pytest-xdist', 'hypothesis', 'mcap', 'zstandard', 'rerun-sdk', 'scipy',
+    'scikit-learn',
+)  # fmt: skip
+SHARED_OUT = ('-n', '2', '--dist', 'loadgroup')
 TESTS = ('test', '--ignore=test/training', '--ignore=test/launch')
 _PATIENCE_S = 3600
 
@@ -81,10 +85,12 @@ def run_cell(version: str, release: str, out: Path, tests: list[str]) -> str:
         if re.search(r'No matching distribution|Requires-Python', str(error)):
             raise SkippedError(f'no wheels: {_last_line(str(error))}') from error
         raise
-    return _last_line(_run([str(python), '-m', 'pytest', '-p', 'no:cacheprovider', *tests]))
+    suite = [str(python), '-m', 'pytest', '-p', 'no:cacheprovider', *SHARED_OUT, *tests]
+    return _last_line(_run(suite, cell / 'tests.log'))
 
 
-def _run(command: list[str]) -> str:
+def _run(command: list[str], log: Path | None = None) -> str:
+    """Return what a command says, which is kept in `log`, too; raises FailedError."""
     try:
         done = subprocess.run(
             command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -92,6 +98,8 @@ def _run(command: list[str]) -> str:
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise FailedError(f'{command[:4]} takes more than {_PATIENCE_S} s') from error
+    if log is not None:
+        log.write_text(done.stdout)
     if done.returncode:
         raise FailedError(done.stdout[-4000:])
     return done.stdout

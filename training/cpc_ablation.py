@@ -1,4 +1,4 @@
-"""What each part of CPC brings: one change a row, one seed, two categories, a small budget.
+"""What each part of CPC brings: one change a row, two categories, a small budget.
 
 `python -m training.cpc_ablation --data DATA --out RUNS --json docs/benchmarks/cpc_ablation.json
 --page docs/cpc.md`; a row is trained on each of CATEGORIES. Scores of one network (the loss, beyond
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from training.cpc_industrial import bank_size, judged_row, plain_scores, shipped
 from training.cpc_judging import Bank, Figures, PatchScore, category_figures
-from training.judging import Study, kept_figures, run_folder, spread
+from training.judging import Study, by_row, kept_figures, run_folder, spread
 from training.methods.cpc.losses import info_nce
 from training.methods.cpc.model import patch_scores
 from training.methods.cpc.task import Config
@@ -119,16 +119,17 @@ def measure(
 def markdown(rows: Sequence[Figures]) -> str:
     """The table: image AUROC (mean of the patches) / pixel AUROC of the score, by category."""
     titles = [f'{score}, {name}' for name in CATEGORIES for score in ('image', 'pixel')]
-    lines = [f'| row, score | {" | ".join(titles)} |', '|---|' + '---|' * len(titles)]
-    for row in rows:
+    lines = [f'| row, score | seeds | {" | ".join(titles)} |', '|---|---|' + '---|' * len(titles)]
+    for name, seeds in by_row(rows).items():
         for score, title in SCORES.items():
-            if score in _OF_THE_BANK and ROWS[row['row']]:
+            if score in _OF_THE_BANK and ROWS[name]:
                 continue
             cells = []
             for category in CATEGORIES:
-                found = row['categories'][category]['scores'][score]
-                cells += [spread([found['image_auroc']['mean']]), spread([found['pixel_auroc']])]
-            lines.append(f'| {row["row"]}, {title} | {" | ".join(cells)} |')
+                found = [one['categories'][category]['scores'][score] for one in seeds]
+                cells.append(spread([one['image_auroc']['mean'] for one in found]))
+                cells.append(spread([one['pixel_auroc'] for one in found]))
+            lines.append(f'| {name}, {title} | {len(seeds)} | {" | ".join(cells)} |')
     return '\n'.join(lines) + '\n'
 
 

@@ -112,7 +112,9 @@ def test_a_row_of_the_ablation_judges_two_categories(
     for found in row['categories'].values():
         assert found['config']['negatives'] == 64
         assert set(found['scores']) == {'loss', 'excess', 'nearest'}
-    assert len(cpc_ablation.markdown([row]).splitlines()) == 2 + 3
+    table = cpc_ablation.markdown([row, {**row, 'seed': 1}]).splitlines()
+    assert len(table) == 2 + 3
+    assert all('| 2 |' in line and '± 0.0' in line for line in table[2:])
 
 
 def test_negatives_of_the_picture_depend_on_what_else_is_in_it(bank: Bank) -> None:
