@@ -16,7 +16,8 @@ from vq_anomaly_ros.replay.files import write_bytes
 
 # Told apart without colours, too.
 _COLOURS, _SHAPES = ('#0b4f8a', '#b3541e', '#3f7d3a', '#7a3f8a'), 'os^D'
-_LINES = {'control': '--', 'CCL': '-'}
+_LINES = {'control': '--', 'CCL': '-', 'control, 15 passes': ':', 'CCL, 15 passes': '-.'}
+_CONFUSED = ('control', 'CCL')
 
 
 def draw_confusion(found: Sequence[Figures], path: Path) -> None:
@@ -24,7 +25,7 @@ def draw_confusion(found: Sequence[Figures], path: Path) -> None:
 
     A row without points is left out. Raises OutputError where the file cannot be written.
     """
-    shown = [one for name in _LINES for one in found if one['row'] == name and 'points' in one]
+    shown = [one for name in _CONFUSED for one in found if one['row'] == name and 'points' in one]
     shown = [one for one in shown if one['seed'] == min(other['seed'] for other in shown)]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8.6, 3.6), layout='constrained', dpi=110)
@@ -43,7 +44,7 @@ def draw_confusion(found: Sequence[Figures], path: Path) -> None:
 
 
 def draw_curves(found: Sequence[Figures], path: Path) -> None:
-    """Image AUROC by epoch, mean over the categories, a line a seed of control and CCL."""
+    """Image AUROC by epoch, mean over the categories, a line a seed of each row of _LINES."""
     shown = [one for one in found if one['row'] in _LINES]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.4), layout='constrained', dpi=110)
