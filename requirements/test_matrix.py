@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -30,6 +31,7 @@ FOR_TESTS = (
 SHARED_OUT = ('-n', '2', '--dist', 'loadgroup')
 TESTS = ('test', '--ignore=test/training', '--ignore=test/launch')
 _PATIENCE_S = 3600
+_BOOTSTRAPPED = '_ROS_WHEELS_BOOTSTRAP_COMPLETE'
 
 
 class SkippedError(Exception):
@@ -89,12 +91,25 @@ def run_cell(version: str, release: str, out: Path, tests: list[str]) -> str:
     return _last_line(_run(suite, cell / 'tests.log'))
 
 
+def own_environment() -> dict[str, str]:
+    """The environment without what ROS's wheels have set in this process: their libraries' folders.
+
+    ros_wheels_bootstrapper sets them once a process tree: a cell would run on the libraries of the
+    environment that started it.
+    """
+    left = {name: value for name, value in os.environ.items() if name != _BOOTSTRAPPED}
+    folders = left.pop('LD_LIBRARY_PATH', '').split(os.pathsep)
+    if kept := [one for one in folders if one and not one.startswith(sys.prefix)]:
+        left['LD_LIBRARY_PATH'] = os.pathsep.join(kept)
+    return left
+
+
 def _run(command: list[str], log: Path | None = None) -> str:
     """Return what a command says, which is kept in `log`, too; raises FailedError."""
     try:
         done = subprocess.run(
             command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=_PATIENCE_S,
+            timeout=_PATIENCE_S, env=own_environment(),
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise FailedError(f'{command[:4]} takes more than {_PATIENCE_S} s') from error
