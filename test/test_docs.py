@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,12 @@ def test_options_of_commands_exist(path: Path) -> None:
     for module, rest in re.findall(r'python -m (vq_anomaly_ros[\w.]+)(.*)', text):
         if '--ros-args' in rest:
             continue
-        command = [sys.executable, '-m', module, '--help']
-        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
         for option in re.findall(r'(--[a-z-]+)', rest.split('#')[0]):
-            assert option in said, f'{module} {option}'
+            assert option in help_of(module), f'{module} {option}'
+
+
+@cache
+def help_of(module: str) -> str:
+    """What a module says of its options."""
+    command = [sys.executable, '-m', module, '--help']
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
