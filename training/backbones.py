@@ -224,7 +224,11 @@ def frozen_teacher(name: str, coarsest: int, pretrained: bool = True) -> Backbon
 
 def normalise(pictures: Tensor, backbone: Backbone) -> Tensor:
     """uint8 RGB [B, H, W, 3] -> float32 [B, 3, H, W] in the backbone's range."""
-    x = pictures.to(torch.float32).permute(0, 3, 1, 2)
-    mean = torch.tensor(backbone.mean, device=x.device).view(1, 3, 1, 1)
-    std = torch.tensor(backbone.std, device=x.device).view(1, 3, 1, 1)
-    return (x - mean) / std
+    return in_range(pictures.to(torch.float32).permute(0, 3, 1, 2), backbone)
+
+
+def in_range(pixels: Tensor, backbone: Backbone) -> Tensor:
+    """float32 RGB [B, 3, H, W], 0..255 -> the same in the backbone's range."""
+    mean = torch.tensor(backbone.mean, device=pixels.device).view(1, 3, 1, 1)
+    std = torch.tensor(backbone.std, device=pixels.device).view(1, 3, 1, 1)
+    return (pixels - mean) / std

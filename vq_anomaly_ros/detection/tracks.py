@@ -126,10 +126,9 @@ def _centre(obstacle: Obstacle) -> tuple[float, float]:
 
 def _distance(one: Obstacle, other: Obstacle) -> float:
     """Of the centres, in diagonals of the larger box; infinite where the sizes do not fit."""
-    x, y, width, height = one.box
-    u, v, breadth, tall = other.box
-    areas = sorted((width * height, breadth * tall))
+    size, other_size = one.box[2:], other.box[2:]
+    areas = sorted((math.prod(size), math.prod(other_size)))
     if areas[1] > GROWTH * areas[0]:
         return math.inf
-    apart = math.hypot(x + width / 2 - u - breadth / 2, y + height / 2 - v - tall / 2)
-    return apart / max(math.hypot(width, height), math.hypot(breadth, tall))
+    larger = max(math.hypot(*size), math.hypot(*other_size))
+    return math.dist(_centre(one), _centre(other)) / larger

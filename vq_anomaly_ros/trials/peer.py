@@ -15,7 +15,6 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.task import Future
 
 from vq_anomaly_ros.node.transport import VARIABLES
 from vq_anomaly_ros.replay.demo import child_environment
@@ -29,10 +28,9 @@ _BY_UDP = {
     'ROS_STATIC_PEERS': '127.0.0.1',
 }
 # A writer knows its reader a little before the reader knows the writer: seconds to give a listener
-# that answers no service, to wait for one that does, and to wait before it is asked again.
+# that answers no service and to wait for one that does.
 _SETTLE = 0.3
 _ANSWER = 5.0
-_AGAIN = 0.2
 # What ROS calls a node of whose name nothing has arrived.
 _UNKNOWN = '_NODE_NAME_UNKNOWN_'
 
@@ -102,18 +100,14 @@ class Peer:
         """Wait until a node knows the publishers and subscriptions of this one.
 
         A participant tells the others of its endpoints in the order in which they were made, and
-        nothing of that is lost: who answers a client made last knows everything before it. An
-        answer is lost where the service does not know yet who listens to it: so it is asked again.
+        nothing of that is lost: who answers a client made last knows everything before it.
         """
         service = f'{namespace.rstrip("/")}/{name}/list_parameters'
         client = self.node.create_client(ListParameters, service)
         try:
-            asked: list[Future] = []
-            end = time.monotonic() + _ANSWER
-            while time.monotonic() < end:
-                if self.spin_until(client.service_is_ready, _AGAIN):
-                    asked.append(client.call_async(ListParameters.Request()))
-                if self.spin_until(lambda: any(one.done() for one in asked), _AGAIN):
+            if self.spin_until(client.service_is_ready, _ANSWER):
+                future = client.call_async(ListParameters.Request())
+                if self.spin_until(future.done, _ANSWER):
                     return
             self.spin_for(_SETTLE)
         finally:

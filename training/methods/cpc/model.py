@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.backbones import Backbone, frozen_teacher
+from training.backbones import Backbone, frozen_teacher, in_range
 
 # Pixels of 0..255 are normalised to (pixel - LIGHT) / CONTRAST.
 LIGHT, CONTRAST = 127.5, 64.0
@@ -114,9 +114,7 @@ class ImageNetEncoder(nn.Module):
 
 def imagenet_range(patches: Tensor, trunk: Backbone) -> Tensor:
     """Patches in (pixel - LIGHT) / CONTRAST, [B, 3, s, s], as a backbone takes them."""
-    pixels = patches * CONTRAST + LIGHT
-    mean = torch.tensor(trunk.mean, device=patches.device).view(1, 3, 1, 1)
-    return (pixels - mean) / torch.tensor(trunk.std, device=patches.device).view(1, 3, 1, 1)
+    return in_range(patches * CONTRAST + LIGHT, trunk)
 
 
 class GatedContext(nn.Module):
