@@ -19,8 +19,12 @@ endif
 
 # An image is larger than Fast DDS's default shared-memory segment: without the profile most frames
 # between two processes are lost (docs/troubleshooting.md). Never leave this host.
+# Kilted and later read another variable, and warn of this one; the wheels are those of Jazzy.
+ifneq ($(filter-out humble iron jazzy,$(ROS_DISTRO)),)
+export FASTDDS_DEFAULT_PROFILES_FILE := $(CURDIR)/config/fastdds_large_images.xml
+else
 export FASTRTPS_DEFAULT_PROFILES_FILE := $(CURDIR)/config/fastdds_large_images.xml
-export FASTDDS_DEFAULT_PROFILES_FILE := $(FASTRTPS_DEFAULT_PROFILES_FILE)
+endif
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 
 .PHONY: help demo build test lint bench test-matrix sbom audit pictures setup setup-development clean

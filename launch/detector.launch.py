@@ -24,12 +24,11 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
+from vq_anomaly_ros.dds_profile import profile_setting
 from vq_anomaly_ros.rviz_config import absolute_remapping, parameters_of, rviz_config
 
 NODE = 'anomaly_detector'
 CONFIG = Path(__file__).resolve().parents[1] / 'config'
-# Fast DDS 2 (Humble, Jazzy) and Fast DDS 3 (Kilted and later) read different names.
-PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 # What is left empty is taken from the parameter file.
 FROM_FILE = {
     'model': 'model file: a path, or the name of a shipped one',
@@ -65,11 +64,7 @@ def generate_launch_description() -> LaunchDescription:
             ),
             # Most images between two processes are lost without it (see the file); a profile of
             # the user's own stays.
-            *(
-                SetEnvironmentVariable(name, str(CONFIG / 'fastdds_large_images.xml'))
-                for name in PROFILE_VARIABLES
-                if name not in os.environ
-            ),
+            *(SetEnvironmentVariable(name, path) for name, path in profile_setting().items()),
             OpaqueFunction(function=_nodes),
         ]
     )

@@ -31,7 +31,11 @@ FOR_TESTS = (
 SHARED_OUT = ('-n', '2', '--dist', 'loadgroup')
 TESTS = ('test', '--ignore=test/training', '--ignore=test/launch')
 _PATIENCE_S = 3600
-_BOOTSTRAPPED = '_ROS_WHEELS_BOOTSTRAP_COMPLETE'
+# Of the Python and the release that started this; a cell has its own.
+_OF_THE_STARTER = (
+    '_ROS_WHEELS_BOOTSTRAP_COMPLETE', 'FASTRTPS_DEFAULT_PROFILES_FILE',
+    'FASTDDS_DEFAULT_PROFILES_FILE', 'ROS_DISTRO', 'AMENT_PREFIX_PATH', 'PYTHONPATH',
+)  # fmt: skip
 
 
 class SkippedError(Exception):
@@ -92,12 +96,12 @@ def run_cell(version: str, release: str, out: Path, tests: list[str]) -> str:
 
 
 def own_environment() -> dict[str, str]:
-    """The environment without what ROS's wheels have set in this process: their libraries' folders.
+    """The environment without what belongs to the ROS of this process: its release, its libraries.
 
-    ros_wheels_bootstrapper sets them once a process tree: a cell would run on the libraries of the
-    environment that started it.
+    ros_wheels_bootstrapper sets the folders of the libraries once a process tree: a cell would run
+    on those of the environment that started it.
     """
-    left = {name: value for name, value in os.environ.items() if name != _BOOTSTRAPPED}
+    left = {name: value for name, value in os.environ.items() if name not in _OF_THE_STARTER}
     folders = left.pop('LD_LIBRARY_PATH', '').split(os.pathsep)
     if kept := [one for one in folders if one and not one.startswith(sys.prefix)]:
         left['LD_LIBRARY_PATH'] = os.pathsep.join(kept)

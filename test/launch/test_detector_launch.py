@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import yaml
 
+from vq_anomaly_ros.dds_profile import VARIABLES, profile_variable
 from vq_anomaly_ros.node import parameters
 
 ROOT = Path(__file__).resolve().parents[2]
-PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 Run = Callable[..., SimpleNamespace]
 
 
 @pytest.fixture(autouse=True)
 def _no_profile_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in PROFILE_VARIABLES:
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -254,11 +254,13 @@ def test_every_argument_is_described(run_launch_file: Run) -> None:
 def test_the_profile_for_large_images_is_set_unless_the_user_has_one(
     run_launch_file: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = run_launch_file('detector.launch.py').environment
-    assert set(environment) == set(PROFILE_VARIABLES)
-    assert all(Path(path).is_file() for path in environment.values())
-    monkeypatch.setenv(PROFILE_VARIABLES[0], 'mine.xml')
-    assert set(run_launch_file('detector.launch.py').environment) == {PROFILE_VARIABLES[1]}
+    for release in ('jazzy', 'kilted'):
+        monkeypatch.setenv('ROS_DISTRO', release)
+        environment = run_launch_file('detector.launch.py').environment
+        assert set(environment) == {profile_variable()}
+        assert all(Path(path).is_file() for path in environment.values())
+    monkeypatch.setenv(profile_variable(), 'mine.xml')
+    assert run_launch_file('detector.launch.py').environment == {}
 
 
 def test_the_profile_holds_several_images_and_replaces_the_default_transports() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vq_anomaly_ros.dds_profile import PROFILE, profile_variable
 from vq_anomaly_ros.replay.demo import unused_domain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,13 +80,11 @@ def ros() -> Iterator[SimpleNamespace]:
     rclpy = pytest.importorskip('rclpy', reason='ROS is not installed')
     from rclpy import executors, qos
 
-    profile = str(ROOT / 'config' / 'fastdds_large_images.xml')
     domain = unused_domain()
     environment = {
         'ROS_DOMAIN_ID': str(domain),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-        'FASTRTPS_DEFAULT_PROFILES_FILE': profile,
-        'FASTDDS_DEFAULT_PROFILES_FILE': profile,
+        profile_variable(): str(ROOT / 'config' / PROFILE),
         'OMP_NUM_THREADS': '1',
     }
     before = {name: os.environ.get(name) for name in environment}

@@ -20,7 +20,7 @@ from vq_anomaly_ros.node import transport
 ROOT = Path(__file__).resolve().parents[2]
 # Against hanging only: a loaded machine may take its time.
 PATIENCE = 90.0
-SHARED_MEMORY = '/dev/shm/fastrtps_'  # noqa: S108  segments of DDS
+SHARED_MEMORY = ('/dev/shm/fastrtps_', '/dev/shm/fastdds_')  # noqa: S108  of Fast DDS 2 and 3
 CAMERAS = [f'/camera_{number}' for number in range(4)]
 FRAMES = 40
 PARTS = ('published', 'superseded', 'rejected', 'failed', 'in flight')
@@ -121,7 +121,7 @@ def mapped(processes: list[int]) -> set[Path]:
             lines = Path(f'/proc/{pid}/maps').read_text().splitlines()
         except OSError:
             return set()
-        names = {line.split()[5] for line in lines if SHARED_MEMORY in line}
+        names = {line.split()[5] for line in lines if any(start in line for start in SHARED_MEMORY)}
         if not names:
             return set()
         found.append({Path(name) for name in names})

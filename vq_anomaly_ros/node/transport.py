@@ -28,6 +28,7 @@ from rclpy.publisher import Publisher
 from rclpy.task import Future
 from sensor_msgs.msg import Image
 
+from vq_anomaly_ros.dds_profile import VARIABLES, profile_setting
 from vq_anomaly_ros.images import as_message_data
 from vq_anomaly_ros.machine import cpu_name, usable_cores
 from vq_anomaly_ros.node.messages import stream_qos
@@ -35,10 +36,7 @@ from vq_anomaly_ros.node.signals import parse_arguments, ros_until_signal
 from vq_anomaly_ros.replay.files import write_text
 from vq_anomaly_ros.replay.interruption import interruptible
 from vq_anomaly_ros.replay.processes import Child, ProcessError, start_child
-from vq_anomaly_ros.share import share_folders
 
-PROFILE = 'fastdds_large_images.xml'
-VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 _SETTLE = 1.0
 _IDLE = 3.0
 _PATIENCE = 60.0
@@ -144,7 +142,7 @@ def measure(options: argparse.Namespace, cameras: int, profile: bool) -> dict[st
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     environment['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     if profile:
-        environment.update(dict.fromkeys(VARIABLES, _profile()))
+        environment |= profile_setting(environment)
     values = {
         'cameras': cameras,
         'rate': options.rate,
@@ -185,12 +183,6 @@ def _commit() -> str:
         return subprocess.run(git, cwd=root, capture_output=True, text=True).stdout.strip()
     except OSError:
         return ''
-
-
-def _profile() -> str:
-    """Path of the profile, of the installed package or of the checkout."""
-    candidates = [folder / PROFILE for folder in share_folders('config')]
-    return str(next(candidate for candidate in candidates if candidate.is_file()))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -22,6 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from vq_anomaly_ros.dds_profile import profile_setting
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.calibration import Calibration
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelFileError
@@ -42,7 +43,6 @@ OUTPUT = 'output'
 LOGS = 'logs'
 CAMERA = '/front'
 TOPIC = f'{CAMERA}/image_raw'
-PROFILE = 'fastdds_large_images.xml'
 _TARGET_FPR = 1e-3
 # After the last frame was sent: two frames at most are still on their way through the node.
 _DRAIN_S = 3.0
@@ -170,11 +170,7 @@ def child_environment() -> dict[str, str]:
     environment['PYTHONUNBUFFERED'] = '1'
     paths = [str(_PACKAGE.parent), environment.get('PYTHONPATH', '')]
     environment['PYTHONPATH'] = os.pathsep.join(path for path in paths if path)
-    profile = find_profile()
-    if profile is not None:
-        environment.setdefault('FASTRTPS_DEFAULT_PROFILES_FILE', str(profile))
-        environment.setdefault('FASTDDS_DEFAULT_PROFILES_FILE', str(profile))
-    return environment
+    return environment | profile_setting(environment)
 
 
 def unused_domain() -> int:
@@ -195,14 +191,6 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def find_profile() -> Path | None:
-    """Return the Fast DDS profile of the checkout, or of the installed package, if there is one."""
-    prefixes = [p for p in os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep) if p]
-    folders = [_PACKAGE.parent / 'config']
-    folders += [Path(prefix) / 'share' / 'vq_anomaly_ros' / 'config' for prefix in prefixes]
-    return next((f / PROFILE for f in folders if (f / PROFILE).is_file()), None)
 
 
 def _report(model: ModelFile, folder: Path, console: Console) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
-from vq_anomaly_ros.node.transport import VARIABLES
+from vq_anomaly_ros.dds_profile import VARIABLES
 from vq_anomaly_ros.replay.demo import child_environment
 
 # Against hanging only: a loaded machine may take its time.
