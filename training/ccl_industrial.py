@@ -66,6 +66,10 @@ def _alone(name: str) -> dict[str, Any]:
     return {**OFF, 'datasets': (f'industrial/{name}',)}
 
 
+# A third category comes to what was trained on two, for as many steps again.
+ADDED = {
+    f'CCL, {name} added': f'CCL without {name}' for name in ('screw', 'magnetic_tile', 'fibre_mat')
+}
 # What differs from the schedule, which is CCL in full by true categories.
 ROWS: dict[str, dict[str, Any]] = {
     NEIGHBOURS: {},  # in one bank of all categories; nothing is trained
@@ -85,6 +89,7 @@ ROWS: dict[str, dict[str, Any]] = {
     'CCL without screw': _without('screw'),
     'CCL without magnetic_tile': _without('magnetic_tile'),
     'CCL without fibre_mat': _without('fibre_mat'),
+    **{row: {} for row in ADDED},
     'screw alone': _alone('screw'),
     'magnetic_tile alone': _alone('magnetic_tile'),
     'fibre_mat alone': _alone('fibre_mat'),
@@ -117,6 +122,11 @@ def measure(row: str, seed: int, data: Path, runs: Path, tests: Mapping[str, Tes
 
     def make() -> Figures:
         config = schedule(row, seed, data, runs / 'features')
+        if row in ADDED:
+            before = folder_of(runs, ADDED[row], seed)
+            if not is_finished(before):
+                measure(ADDED[row], seed, data, runs, tests)
+            config = dataclasses.replace(config, start_from=str(before / 'last.ckpt'))
         if row == NEIGHBOURS:
             return _about(config, 0) | judge_neighbours(config, data, tests)
         known = {name: one for name, one in tests.items() if name in config.datasets}
@@ -153,6 +163,7 @@ def rows_of(found: Figures) -> list[Figures]:
                 'teacher': found['teacher'],
                 'strides': found['strides'],
                 'epochs': found['budget']['epochs'],
+                **({'begun_with': ADDED[found['row']]} if found['row'] in ADDED else {}),
                 'batch': found['budget']['batch'],
             },
         }

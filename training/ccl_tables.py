@@ -77,15 +77,26 @@ def _added(found: Figures) -> list[str]:
         models = [
             seeds
             for row, seeds in _models_with(found, category)
-            if row == _FULL or row.startswith(f'{_FULL} without') or row.endswith('alone')
+            if row == _FULL
+            or row.startswith(f'{_FULL} without')
+            or row.endswith(('alone', 'added'))
         ]
         shared = set.intersection(*(set(seeds) for seeds in models)) if models else set()
         for seeds in models if len(models) > 1 else []:
             some = [seeds[seed] for seed in sorted(shared)]
-            others = [n for n in some[0]['provenance']['trained_on'] if n != category]
             cells = [spread([one['metrics'][metric] for one in some]) for metric in METRICS[:3]]
-            lines.append(_line([category, ' + '.join(others) or 'nothing', str(len(some)), *cells]))
+            lines.append(_line([category, _company(some[0]), str(len(some)), *cells]))
     return lines if len(lines) > 2 else []
+
+
+def _company(row: Figures) -> str:
+    """What a category was trained with: "b + c"; "b, then c" where c was added later."""
+    others = [name for name in row['provenance']['trained_on'] if name != row['data']]
+    if row['model'].endswith(' added'):
+        late = row['model'].removesuffix(' added').removeprefix(f'{_FULL}, ')
+        earlier = ' + '.join(name for name in others if name != late) or 'nothing'
+        return f'{earlier}, then {late}' if late in others else f'{earlier} before it'
+    return ' + '.join(others) or 'nothing'
 
 
 def _models_with(found: Figures, category: str) -> Iterator[tuple[str, dict[int, Figures]]]:

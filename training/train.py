@@ -138,15 +138,19 @@ def precision_of(config: AnyConfig) -> str:
     return 'bf16-mixed' if native else '32-true'
 
 
-def load_start(task: CodebookTask, data: StreetData, start: Path) -> None:
-    """Begin with the weights of another run's checkpoint, or of a model file (.onnx).
+def load_start(
+    task: lightning.LightningModule, data: lightning.LightningDataModule, start: Path
+) -> None:
+    """Begin with the weights of another run's checkpoint, or, codebook, of a model file (.onnx).
 
     What does not fit in shape starts anew and is named; codevectors of a model file are taken over
-    by the names of their classes. Raises ConfigError where the file cannot be read or the backbone
-    is another one.
+    by the names of their classes. Raises ConfigError where the file cannot be read, the backbone
+    is another one, or nothing of it fits.
     """
     try:
         if start.suffix == '.onnx':
+            if not (isinstance(task, CodebookTask) and isinstance(data, StreetData)):
+                raise StartError('only codebook begins with a model file; give a last.ckpt')
             anew = _from_model_file(task, data, start)
         else:
             anew = _from_checkpoint(task, start)
@@ -171,13 +175,15 @@ def _from_model_file(task: CodebookTask, data: StreetData, start: Path) -> list[
     return anew + [f'codevectors of {n}' for n in task.config.classes if n not in known]
 
 
-def _from_checkpoint(task: CodebookTask, start: Path) -> list[str]:
+def _from_checkpoint(task: lightning.LightningModule, start: Path) -> list[str]:
     state, own = checkpoint_weights(start), task.state_dict()
     fitting = {
         name: value
         for name, value in state.items()
         if name in own and own[name].shape == value.shape
     }
+    if not fitting:
+        raise StartError('nothing of it fits: it is of another method')
     anew = [name for name in own if name not in fitting and 'num_batches' not in name]
     refuse_other_backbone(anew)
     task.load_state_dict(fitting, strict=False)
@@ -248,8 +254,6 @@ def train(
         log_every_n_steps=10,
     )
     if config.start_from and not checkpoint.exists():
-        if not (isinstance(task, CodebookTask) and isinstance(pictures, StreetData)):
-            raise ConfigError(f'start_from: {method_of(config)} begins anew; leave it out')
         load_start(task, pictures, Path(config.start_from))
     trainer.fit(
         task,

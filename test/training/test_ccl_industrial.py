@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
@@ -133,12 +134,14 @@ def tiny_study(
         ccl_industrial.NEIGHBOURS: {},
         'control': {'local_weight': 0.0, 'global_weight': 0.0},
         'CCL': {},
+        'CCL, nut added': {},
         'CCL without nut': {'datasets': ('bolt',)},
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ccl_industrial, 'SCHEDULE', tiny_ccl)
         patch.setattr(ccl_industrial, 'CATEGORIES', ('bolt', 'nut'))
         patch.setattr(ccl_industrial, 'ROWS', rows)
+        patch.setattr(ccl_industrial, 'ADDED', {'CCL, nut added': 'CCL without nut'})
         patch.setattr(ccl_industrial, 'STEPS', 4)
         command = ['--data', str(two_categories), '--out', str(runs), '--seeds', '0']
         files = ['--json', str(runs / 'rows.json'), '--pictures', str(runs)]
@@ -159,7 +162,7 @@ def test_the_command_judges_every_category_and_can_be_run_again(tiny_study: Any)
     assert keys == [
         ('nearest neighbours', 'bolt'), ('nearest neighbours', 'nut'),
         ('control', 'bolt'), ('control', 'nut'), ('CCL', 'bolt'), ('CCL', 'nut'),
-        ('CCL without nut', 'bolt'),
+        ('CCL, nut added', 'bolt'), ('CCL, nut added', 'nut'), ('CCL without nut', 'bolt'),
     ]  # fmt: skip
     assert all(row['provenance']['epochs'] == 2 for row in found['rows'][2:6])
     assert [sorted(run['curve']) for run in found['runs'] if 'curve' in run] == [['1', '2']] * 2
@@ -167,6 +170,18 @@ def test_the_command_judges_every_category_and_can_be_run_again(tiny_study: Any)
     assert '| CCL | 1 |' in markdown(found) and '| nut | 1 |' in markdown(found)
     for name in ('ccl_confusion.png', 'ccl_epochs.png'):
         assert (runs / name).stat().st_size > 5000
+
+
+def test_an_added_category_comes_to_what_was_trained_without_it(tiny_study: Any) -> None:
+    runs, found = tiny_study
+    added = yaml.safe_load((runs / 'CCL_nut_added-0/config.yaml').read_text())
+    assert added['start_from'] == str(runs / 'CCL_without_nut-0/last.ckpt')
+    assert added['datasets'] == ['bolt', 'nut']
+    begun = [row['provenance'].get('begun_with') for row in found['rows']]
+    assert begun == [None] * 6 + ['CCL without nut'] * 2 + [None]
+    lines = [line.split(' | ') for line in markdown(found).splitlines()]
+    companies = [line[1] for line in lines if line[0] == '| bolt']
+    assert companies == ['nothing', 'nut', 'nothing, then nut']
 
 
 def test_pictures_of_nothing_are_still_pictures(tmp_path: Path) -> None:

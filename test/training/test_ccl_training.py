@@ -40,6 +40,28 @@ def test_a_killed_run_goes_on_as_it_would_have(
         torch.testing.assert_close(whole[name], parts[name], atol=1e-4, rtol=1e-3)
 
 
+def test_a_category_is_added_to_what_was_trained_before(
+    tiny_ccl: Config, two_categories: Path, tmp_path: Path
+) -> None:
+    """Nothing is learnt here, so what stands in the checkpoint is what the start was."""
+    first, second = tiny_ccl.datasets
+    before = dataclasses.replace(tiny_ccl, datasets=(first,), epochs=1)
+    train(before, two_categories, tmp_path / 'before', progress=False)
+    after = dataclasses.replace(
+        tiny_ccl, datasets=(first, second), epochs=1, start_from=str(tmp_path / 'before/last.ckpt'),
+        learning_rate=0.0, projection_rate=0.0,
+    )  # fmt: skip
+    train(after, two_categories, tmp_path / 'after', progress=False)
+    learnt, kept = weights(tmp_path / 'before'), weights(tmp_path / 'after')
+    kernels = [name for name in learnt if learnt[name].ndim == 4]
+    assert kernels
+    for name in kernels:
+        assert torch.equal(learnt[name], kept[name]), name
+    anew = dataclasses.replace(after, start_from='')
+    train(anew, two_categories, tmp_path / 'anew', progress=False)
+    assert not torch.equal(learnt[kernels[-1]], weights(tmp_path / 'anew')[kernels[-1]])
+
+
 def test_views_are_kept_or_made_anew(
     tiny_ccl: Config, two_categories: Path, tmp_path: Path
 ) -> None:
@@ -148,7 +170,7 @@ def test_what_cannot_be_trained_on_is_named(
         ('base=autoencoder', "base 'autoencoder': must be reverse or reconstruct"),
         ('teacher=vit', 'no backbone is called vit'),
         ('labels=town', "labels cannot be 'town'"),
-        ('start_from=models/street.onnx', 'start_from: ccl begins anew'),
+        ('start_from=models/street.onnx', 'only codebook begins with a model file'),
     ):
         more = [part for one in (*small, change) for part in ('--set', one)]
         assert main([*command, *more]) == 2, change

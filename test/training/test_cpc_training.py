@@ -51,6 +51,21 @@ def test_training_learns_and_a_killed_run_goes_on_as_it_would_have(
         torch.testing.assert_close(whole[name], parts[name], atol=1e-5, rtol=1e-4)
 
 
+def test_a_run_begins_with_another_and_with_nothing_that_is_no_cpc(
+    tiny_cpc: Config, root: Path, tmp_path: Path
+) -> None:
+    train(dataclasses.replace(tiny_cpc, epochs=1), root, tmp_path / 'before', progress=False)
+    start = tmp_path / 'before/last.ckpt'
+    config = dataclasses.replace(tiny_cpc, epochs=1, start_from=str(start), learning_rate=0.0)
+    train(config, root, tmp_path / 'after', progress=False)
+    before, after = weights(tmp_path / 'before'), weights(tmp_path / 'after')
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    torch.save({'state_dict': {'net.codevectors': torch.zeros(1)}}, tmp_path / 'other.ckpt')
+    other = dataclasses.replace(config, start_from=str(tmp_path / 'other.ckpt'))
+    with pytest.raises(ConfigError, match='nothing of it fits: it is of another method'):
+        train(other, root, tmp_path / 'out', progress=False)
+
+
 def test_the_loss_falls_on_pictures_that_can_be_predicted(tiny_cpc: Config) -> None:
     """Columns of one grey each: the row before says all of the next."""
     torch.manual_seed(0)

@@ -68,7 +68,7 @@ class Config:
     learning_rate: float = 5e-3
     steady: float = 0.6  # share of the run at these rates; then they fall to zero (cosine)
     average_weights: float = 0.0
-    start_from: str = ''
+    start_from: str = ''  # checkpoint whose weights a new run begins with
     precision: str = 'auto'
     workers: int = 0
     seed: int = 0

@@ -63,7 +63,7 @@ class Config:
     learning_rate: float = 2e-4
     one_cycle: bool = False  # rate rises over the first 15 % and falls to 0; else it is constant
     average_weights: float = 0.0
-    start_from: str = ''
+    start_from: str = ''  # checkpoint whose weights a new run begins with
     precision: str = 'auto'
     workers: int = 1
     seed: int = 0
