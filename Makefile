@@ -5,7 +5,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt
+# Not compiled: most of what is installed is never imported, and the rest is compiled when it is.
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile -c constraints.txt
 OUT := out
 
 # Where a ROS 2 is sourced, its rclpy and messages are used; else they come as wheels.

@@ -27,6 +27,7 @@ from training.baselines import (
     LinearNet,
     LinearTask,
     ProtoHead,
+    SharedCodebookHead,
     entropy,
     max_softmax,
 )
@@ -267,6 +268,8 @@ def test_protoseg_judges_by_the_nearest_prototype() -> None:
 def small_head(name: str, classes: int = 2) -> Head:
     if name == 'GMMSeg':
         return GmmHead(classes, channels=16, dimension=16, components=3, memory=100, every=2)
+    if name == 'shared codebook':
+        return SharedCodebookHead(classes, channels=16, dimension=16, codevectors=9)
     return ProtoHead(classes, channels=16, dimension=16, prototypes=3)
 
 
@@ -293,7 +296,7 @@ def test_only_known_and_correctly_classified_positions_are_learnt_from(name: str
     assert not any(torch.equal(a, b) for a, b in zip(before, learnt(head), strict=True))
 
 
-@pytest.mark.parametrize('name', ['GMMSeg', 'ProtoSeg-like'])
+@pytest.mark.parametrize('name', ['GMMSeg', 'ProtoSeg-like', 'shared codebook'])
 def test_void_has_no_part_in_the_loss(name: str) -> None:
     torch.manual_seed(0)
     head, weight = small_head(name).eval(), torch.tensor([1.0, 2.0])
@@ -305,7 +308,7 @@ def test_void_has_no_part_in_the_loss(name: str) -> None:
     torch.testing.assert_close(head.loss(fused, labels, weight), loss)
 
 
-@pytest.mark.parametrize('name', ['GMMSeg', 'ProtoSeg-like'])
+@pytest.mark.parametrize('name', ['GMMSeg', 'ProtoSeg-like', 'shared codebook'])
 def test_a_generative_head_learns_what_is_known_and_what_is_not(name: str) -> None:
     torch.manual_seed(0)
     head = small_head(name, classes=3).train()
@@ -327,8 +330,61 @@ def test_a_generative_head_learns_what_is_known_and_what_is_not(name: str) -> No
     with torch.no_grad():
         known, unknown = head.eval().judge(fused(labels)), head.judge(fused(labels * 0 + 3))
     assert (known.class_scores.argmax(dim=1) == labels).float().mean() > 0.95
-    (score,) = known.anomaly
-    assert unknown.anomaly[score].median() > known.anomaly[score].quantile(0.9)
+    for score, values in known.anomaly.items():
+        assert unknown.anomaly[score].median() > values.quantile(0.9)
+
+
+def test_a_shared_codebook_asks_for_no_class() -> None:
+    """It follows the features whatever their labels are, void left out, and only in training."""
+    torch.manual_seed(0)
+    head, weight = SharedCodebookHead(2, channels=16, dimension=16, codevectors=6), torch.ones(2)
+    fused, labels = torch.randn(2, 16, 8, 8), torch.randint(2, (2, 8, 8))
+    start = {name: value.clone() for name, value in head.state_dict().items()}
+    head.eval().loss(fused, labels, weight)
+    assert torch.equal(head.moving.sums, start['moving.sums'])
+    found = []
+    for given in (labels, 1 - labels, torch.where(labels == 0, VOID, labels)):
+        head.load_state_dict(start)
+        torch.manual_seed(1)
+        head.train().loss(fused, given, weight)
+        found.append(head.moving.sums.clone())
+    assert not torch.equal(found[0], start['moving.sums'])
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_a_shared_codebook_judges_by_its_nearest_codevectors() -> None:
+    head = SharedCodebookHead(3, channels=8, dimension=16, codevectors=5, top_k=2).eval()
+    with torch.no_grad():
+        fused = torch.randn(2, 8, 5, 6)
+        judged = head.judge(fused)
+        codebook = head.moving.codebook().double().numpy()
+        features = head.features(fused).double().numpy()
+        for b, y, x in ((0, 1, 2), (1, 4, 5)):
+            cosines = codebook @ features[b, :, y, x]
+            first, second = np.sort(cosines)[::-1][:2]
+            share = softmax(np.array([first, second]) / head.temperature)
+            logits = head.classify(torch.from_numpy(codebook[cosines.argmax()]).float())
+            expected = {'nearest': -first, 'top 2': -share @ [first, second]}
+            for name, value in expected.items():
+                assert judged.anomaly[name][b, y, x].item() == pytest.approx(value, abs=1e-5)
+            torch.testing.assert_close(judged.class_scores[b, :, y, x], logits)
+
+
+def test_codevectors_that_nobody_takes_are_given_another_start() -> None:
+    """Four heaps of features: each has its codevector in the end, wherever they began."""
+    torch.manual_seed(0)
+    head = SharedCodebookHead(2, channels=16, dimension=16, codevectors=8).train()
+    heaps = unit(4, 16) * 4
+    for _ in range(200):
+        labels = torch.randint(4, (1, 16, 16))
+        fused = heaps[labels].permute(0, 3, 1, 2) + 0.1 * torch.randn(1, 16, 16, 16)
+        with torch.no_grad():
+            head.loss(fused, labels % 2, torch.ones(2))
+    with torch.no_grad():
+        centres = head.features(heaps.view(1, 4, 1, 16).permute(0, 3, 1, 2))
+        cosines = by_position(centres) @ head.moving.codebook().T
+    assert cosines.amax(dim=1).min() > 0.98, cosines
 
 
 def test_density_is_the_distance_to_the_nearest_reference() -> None:
@@ -403,6 +459,7 @@ def test_the_command_writes_its_rows_and_takes_finished_ones(
         list(LOGIT_SCORES),
         ['likelihood'],
         ['cosine'],
+        ['nearest', 'top 3'],
         ['k-means', 'kNN'],
     ]
     for row in found:
@@ -412,7 +469,7 @@ def test_the_command_writes_its_rows_and_takes_finished_ones(
             assert 0 <= values['ap'] <= 1 and 0 <= values['fpr95'] <= 1
     assert found[-1]['scores']['kNN']['ap'] > 0.5, 'nothing known has the colour of the anomalies'
     table = (out / 'baselines.md').read_text()
-    assert table.count('\n') == 2 + 8 and capsys.readouterr().out.endswith(table)
+    assert table.count('\n') == 2 + 10 and capsys.readouterr().out.endswith(table)
     monkeypatch.setattr(rows, 'fit', None)
     monkeypatch.setattr(rows, 'FeatureDensity', None)
     assert command.main([*arguments, '--seeds', '0']) == 0

@@ -1,8 +1,9 @@
 """Baselines on the backbone, data and schedule of the codebook method.
 
 Discriminative: a linear head on the same fused features, with the four scores that the field reads
-from logits. Generative: Gaussian mixtures (GMMSeg), prototypes (ProtoSeg). Without training: the
-density of backbone features. `python -m training.baselines` measures them.
+from logits. Generative: Gaussian mixtures (GMMSeg), prototypes (ProtoSeg), a codebook that the
+classes share. Without training: the density of backbone features.
+`python -m training.baselines` measures them.
 """
 
 from training.baselines.density import FeatureDensity
@@ -18,6 +19,7 @@ from training.baselines.linear import (
 )
 from training.baselines.network import BaselineNet, Head, Judged
 from training.baselines.protoseg import ProtoHead
+from training.baselines.shared import SharedCodebookHead
 from training.baselines.task import BaselineTask, LinearTask, fit
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     'LinearNet',
     'LinearTask',
     'ProtoHead',
+    'SharedCodebookHead',
     'energy',
     'entropy',
     'fit',

@@ -15,6 +15,7 @@ from training.baselines.gmmseg import GmmHead
 from training.baselines.linear import LinearHead
 from training.baselines.network import BaselineNet, Head
 from training.baselines.protoseg import ProtoHead
+from training.baselines.shared import SharedCodebookHead
 from training.baselines.task import fit
 from training.exporting import commit
 from training.judging import (
@@ -39,6 +40,14 @@ HEADS: dict[str, Callable[[Config], Head]] = {
     ),
     'ProtoSeg-like': lambda config: ProtoHead(
         len(config.classes), config.fine_channels, config.dimension
+    ),
+    'shared codebook': lambda config: SharedCodebookHead(
+        len(config.classes),
+        config.fine_channels,
+        config.dimension,
+        len(config.classes) * config.codevectors,
+        config.top_k,
+        config.temperature,
     ),
 }
 DENSITY = 'feature density'
