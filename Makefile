@@ -28,7 +28,7 @@ export FASTRTPS_DEFAULT_PROFILES_FILE := $(CURDIR)/config/fastdds_large_images.x
 endif
 export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 
-.PHONY: help demo build test lint bench test-matrix sbom audit pictures setup setup-development clean
+.PHONY: help demo build test suite lint bench test-matrix sbom audit pictures setup setup-development clean
 help:
 	@echo 'make demo    sample drive -> player -> node -> recorder -> report, in $(OUT)/demo'
 	@echo 'make build   colcon build, for ros2 run and ros2 launch'
@@ -45,14 +45,19 @@ help:
 demo: setup
 	$(BIN)/python -m vq_anomaly_ros.replay.demo --out $(OUT)/demo
 
-# Two processes: most of the time one of them waits for the programs that it started.
-test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+# Lint at low priority beside the suite, which now and then leaves a processor idle.
+test: setup-development
+	@$(MAKE) --no-print-directory --jobs=2 NICE='nice -n 19' lint suite
+
+# Two processes: one of them often waits for the programs that it started. The jobs of this make
+# are none of theirs.
+suite: setup-development
+	@unset MAKEFLAGS MFLAGS MAKELEVEL; $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: setup-development
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(NICE) $(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/bandit --quiet --recursive vq_anomaly_ros training launch --severity-level medium
 

@@ -53,7 +53,7 @@ def available_gb() -> float:
     [
         ('smiyc', 200),  # binned curve, maps kept for the components
         ('pooled', 200),  # exact curve over all pixels
-        ('industrial', 60),  # regions as well, which takes longer: a smaller set of the same share
+        ('industrial', 100),  # regions as well, which takes longer: a smaller set of the same share
     ],
 )
 def test_200_million_pixels_fit_into_2_gb(protocol, megapixels):

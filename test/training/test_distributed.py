@@ -7,7 +7,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -21,23 +23,26 @@ WORLD = 2
 CONFIG = Config(codevectors=3, dimension=8, channels=16)
 
 
-def in_two_processes(work: Callable[[int, Path], None], folder: Path) -> None:
-    """Run this file twice; each process joins the group and does its share of `work`."""
+@pytest.fixture(scope='module')
+def shares(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Any]]:
+    """shares(name): what each process saved of its share; this file runs twice, as one group."""
+    folder = tmp_path_factory.mktemp('meeting')
     environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])}
     processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, work.__name__, str(rank), str(folder)], env=environment
-        )
+        subprocess.Popen([sys.executable, __file__, str(rank), str(folder)], env=environment)
         for rank in range(WORLD)
     ]
     assert [process.wait(timeout=120) for process in processes] == [0] * WORLD
+    return lambda name: [torch.load(folder / f'{name}.{rank}.pt') for rank in range(WORLD)]
 
 
-def join(work: Callable[[int, Path], None], rank: int, folder: Path) -> None:
+def join(rank: int, folder: Path) -> None:
+    """Be one of the processes: join the group and do a share of each work."""
     torch.set_num_threads(1)
-    dist.init_process_group('gloo', f'file://{folder}/meeting', rank=rank, world_size=WORLD)
+    dist.init_process_group('gloo', f'file://{folder}/group', rank=rank, world_size=WORLD)
     try:
-        work(rank, folder)
+        for work in (share_of_gradients, share_of_codebook):
+            torch.save(work(rank), folder / f'{work.__name__}.{rank}.pt')
     finally:
         dist.destroy_process_group()
 
@@ -61,15 +66,16 @@ def gradients(pictures: Tensor, labels: Tensor) -> dict[str, Tensor]:
     return {n: p.grad for n, p in task.named_parameters() if p.grad is not None}
 
 
-def share_of_gradients(rank: int, folder: Path) -> None:
+def share_of_gradients(rank: int) -> dict[str, Tensor]:
     pictures, labels = batch()
     part = slice(rank * 2, rank * 2 + 2)
-    torch.save(gradients(pictures[part], labels[part]), folder / f'{rank}.pt')
+    return gradients(pictures[part], labels[part])
 
 
-def test_averaged_gradients_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
-    in_two_processes(share_of_gradients, tmp_path)
-    parts = [torch.load(tmp_path / f'{rank}.pt') for rank in range(WORLD)]
+def test_averaged_gradients_of_two_processes_are_those_of_one(
+    shares: Callable[[str], list[Any]],
+) -> None:
+    parts = shares('share_of_gradients')
     for name, whole in gradients(*batch()).items():
         average = (parts[0][name] + parts[1][name]) / WORLD
         torch.testing.assert_close(average, whole, atol=1e-5, rtol=1e-3, msg=name)
@@ -84,7 +90,7 @@ def features() -> tuple[Tensor, Tensor, Tensor]:
     return unit, torch.randint(0, 6, (40,), generator=generator), codebook
 
 
-def share_of_codebook(rank: int, folder: Path) -> None:
+def share_of_codebook(rank: int) -> dict[str, Tensor]:
     unit, assigned, codebook = features()
     moving = MovingCodebook(codebook, decay=0.5)
     part = slice(0, 10) if rank == 0 else slice(10, 40)
@@ -92,12 +98,13 @@ def share_of_codebook(rank: int, folder: Path) -> None:
     torch.manual_seed(rank)  # draws that differ
     moving.counts[2] = 0.1
     moving.restart(unit[part], assigned[part] // 3, 3)
-    torch.save(moving.state_dict(), folder / f'{rank}.pt')
+    return moving.state_dict()
 
 
-def test_the_moving_codebook_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
-    in_two_processes(share_of_codebook, tmp_path)
-    first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in range(WORLD))
+def test_the_moving_codebook_of_two_processes_is_that_of_one(
+    shares: Callable[[str], list[Any]],
+) -> None:
+    first, second = shares('share_of_codebook')
     unit, assigned, codebook = features()
     alone = MovingCodebook(codebook, decay=0.5)
     alone.update(unit, assigned)
@@ -116,4 +123,4 @@ def test_restarting_without_positions_keeps_the_codevectors() -> None:
 
 
 if __name__ == '__main__':
-    join(globals()[sys.argv[1]], int(sys.argv[2]), Path(sys.argv[3]))
+    join(int(sys.argv[1]), Path(sys.argv[2]))

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from training import export, parity
 from training.data.street import CAMVID_CLASSES
 from training.methods.codebook import export as codebook_export
 from training.methods.codebook.task import Config
-from training.train import ConfigError, config_from, read_config, train, write_config
+from training.train import ConfigError, config_from, main, read_config, train, write_config
 from training.warm_start import codevectors, model_file_weights
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
@@ -246,6 +247,15 @@ def test_fine_tuning_from_what_does_not_fit_is_refused(
             train(config, data, tmp_path / 'out', progress=False)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures('one_thread')
 def test_a_killed_run_ends_where_it_would_have_ended(data: Path, tmp_path: Path) -> None:
     """Killed after its first checkpoint and resumed: the very weights of a run that was not.
 
@@ -253,14 +263,14 @@ def test_a_killed_run_ends_where_it_would_have_ended(data: Path, tmp_path: Path)
     """
     config = dataclasses.replace(EVERYTHING, epochs=6, precision='32-true')
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-    assert _training(config, data, whole).wait() == 0
+    train(config, data, whole, progress=False)
     process = _training(config, data, killed)
     while not (killed / 'last.ckpt').exists():
         assert process.poll() is None, 'it ended without a checkpoint'
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert _training(config, data, killed).wait() == 0
+    train(config, data, killed, progress=False)
     states = [torch.load(run / 'last.ckpt', weights_only=False) for run in (whole, killed)]
     assert states[0]['global_step'] == states[1]['global_step'] == 12
     for name, value in states[0]['state_dict'].items():
@@ -278,17 +288,21 @@ def test_two_processes_train_one_network_and_go_on_where_they_stopped(
     assert checkpoint['global_step'] == 2, 'four pictures, two a step, one a process'
     assert _training(dataclasses.replace(config, epochs=2), data, tmp_path).wait() == 0
     assert torch.load(tmp_path / 'last.ckpt', weights_only=False)['global_step'] == 4
-    export.export(tmp_path, tmp_path / 'two.onnx', data)
+    export.load_run(tmp_path)  # its weights have the names of a run of one process
 
 
-def test_an_unreadable_picture_in_the_middle_of_a_pass_is_named(data: Path, tmp_path: Path) -> None:
+def test_an_unreadable_picture_in_the_middle_of_a_pass_is_named(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(data, tmp_path / 'data')
     broken = tmp_path / 'data' / 'streets' / 'images' / '2.png'
     broken.write_bytes(broken.read_bytes()[:100])
     config = dataclasses.replace(SMALL, in_memory=False, workers=1)
-    process = _training(config, tmp_path / 'data', tmp_path / 'run', stderr=subprocess.PIPE)
-    said = process.communicate()[1].decode()
-    assert process.returncode == 2
+    (tmp_path / 'run').mkdir()
+    write_config(config, tmp_path / 'run')
+    command = ['codebook', '--data', str(tmp_path / 'data'), '--out', str(tmp_path / 'run')]
+    assert main([*command, '--config', str(tmp_path / 'run/config.yaml')]) == 2
+    said = capfd.readouterr().err
     assert f'training.train: {broken}: is no readable picture' in said
     assert 'Traceback' not in said.partition('training.train:')[2]
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from vq_anomaly_ros.metrics.pixel import Scores, check_labels, check_scores
 
 PRO_LIMIT = 0.3
-_WINDOW = 1 << 20
+_WINDOW = 1 << 18
 
 
 class RegionScores:
