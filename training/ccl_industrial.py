@@ -66,7 +66,7 @@ def _alone(name: str) -> dict[str, Any]:
     return {**OFF, 'datasets': (f'industrial/{name}',)}
 
 
-# A third category comes to what was trained on two, for as many steps again at a tenth of the rates.
+# A third category comes to what was trained on two, for as many steps, at a tenth of the rates.
 GENTLY: dict[str, Any] = {'learning_rate': 5e-4, 'projection_rate': 1e-4}
 ADDED = {
     f'CCL, {name} added': f'CCL without {name}' for name in ('screw', 'magnetic_tile', 'fibre_mat')
@@ -90,7 +90,7 @@ ROWS: dict[str, dict[str, Any]] = {
     'CCL without screw': _without('screw'),
     'CCL without magnetic_tile': _without('magnetic_tile'),
     'CCL without fibre_mat': _without('fibre_mat'),
-    **{row: GENTLY for row in ADDED},
+    **dict.fromkeys(ADDED, GENTLY),
     'screw alone': _alone('screw'),
     'magnetic_tile alone': _alone('magnetic_tile'),
     'fibre_mat alone': _alone('fibre_mat'),
