@@ -44,10 +44,15 @@ def camera_freezes(setting: Setting) -> None:
     with ExitStack() as stack:
         for camera in others:
             stack.enter_context(camera.streaming(10.0))
-        silent = setting.peer.spin_until(lambda: setting.node.status(setting.front.name).level == 1)
-        expect(silent, 'a camera that stopped is not warned of')
-        sentence = setting.node.status(setting.front.name).message
-        expect('no frame for' in sentence, f'the warning says {sentence!r}')
+        said: list[str] = []
+
+        def warned_of() -> bool:
+            status = setting.node.status(setting.front.name)
+            said.append(status.message)
+            return status.level == 1 and 'no frame for' in status.message
+
+        silent = setting.peer.spin_until(warned_of)
+        expect(silent, f'a camera that stopped is not warned of, but {said[-1]!r}')
         for camera in others:
             status = setting.node.status(camera.name)
             expect(status.level == 0, f'{camera.name} is warned of, too: {status.message}')
