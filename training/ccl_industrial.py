@@ -124,9 +124,8 @@ def measure(row: str, seed: int, data: Path, runs: Path, tests: Mapping[str, Tes
     def make() -> Figures:
         config = schedule(row, seed, data, runs / 'features')
         if row in ADDED:
+            measure(ADDED[row], seed, data, runs, tests)
             before = folder_of(runs, ADDED[row], seed)
-            if not is_finished(before):
-                measure(ADDED[row], seed, data, runs, tests)
             config = dataclasses.replace(config, start_from=str(before / 'last.ckpt'))
         if row == NEIGHBOURS:
             return _about(config, 0) | judge_neighbours(config, data, tests)

@@ -77,6 +77,19 @@ def test_the_measurement_says_what_was_sent_and_received(
     assert '| 2 | no | 40 | 40 |' in capsys.readouterr().out
 
 
+def test_without_the_profile_nothing_is_called_measured_with_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(transport, 'profile_setting', lambda environment: {})
+    rows = tmp_path / 'rows.json'
+    size = ['--width', '64', '--height', '48']
+    options = ['--cameras', '1', '--rate', '20', '--seconds', '1', *size, '--json', str(rows)]
+    assert transport.main(options) == 1
+    said = capsys.readouterr()
+    assert 'fastdds_large_images.xml is not installed' in said.err
+    assert '| 1 | yes |' not in said.out and not rows.exists()
+
+
 def head() -> str:
     git = ['git', 'rev-parse', 'HEAD']
     return subprocess.run(git, cwd=ROOT, capture_output=True, text=True).stdout

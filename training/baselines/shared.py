@@ -54,7 +54,7 @@ class SharedCodebookHead(Head):
         if self.training:
             self.moving.update(features, assigned)
             # All are of one class to it, which has all codevectors.
-            self.moving.restart(features.detach(), torch.zeros_like(own), len(codebook))
+            self.moving.restart(features, torch.zeros_like(own), len(codebook))
         return loss
 
     def judge(self, fused: Tensor) -> Judged:

@@ -28,7 +28,7 @@ from rclpy.publisher import Publisher
 from rclpy.task import Future
 from sensor_msgs.msg import Image
 
-from vq_anomaly_ros.dds_profile import VARIABLES, profile_setting
+from vq_anomaly_ros.dds_profile import PROFILE, VARIABLES, profile_setting
 from vq_anomaly_ros.images import as_message_data
 from vq_anomaly_ros.machine import cpu_name, usable_cores
 from vq_anomaly_ros.node.messages import stream_qos
@@ -142,7 +142,10 @@ def measure(options: argparse.Namespace, cameras: int, profile: bool) -> dict[st
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     environment['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     if profile:
-        environment |= profile_setting(environment)
+        setting = profile_setting(environment)
+        if not setting:
+            raise ProcessError(f'{PROFILE} is not installed; install the package as a whole')
+        environment |= setting
     values = {
         'cameras': cameras,
         'rate': options.rate,
