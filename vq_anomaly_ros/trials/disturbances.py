@@ -16,6 +16,7 @@ from sensor_msgs.msg import Image
 
 from vq_anomaly_ros.replay.processes import start_child
 from vq_anomaly_ros.trials.camera import NANOSECONDS, frame
+from vq_anomaly_ros.trials.detector_process import Status
 from vq_anomaly_ros.trials.harness import Setting, Trial
 from vq_anomaly_ros.trials.peer import expect
 
@@ -44,22 +45,32 @@ def camera_freezes(setting: Setting) -> None:
     with ExitStack() as stack:
         for camera in others:
             stack.enter_context(camera.streaming(10.0))
-        said: list[str] = []
+        with setting.front.streaming(10.0):
+            # Each was silent while the others were waited for; a busy machine makes that long.
+            calm = setting.peer.spin_until(partial(_all_well, setting))
+        expect(calm, 'not every camera is well before one of them stops')
+        found: dict[str, Status] = {}
 
         def warned_of() -> bool:
-            status = setting.node.status(setting.front.name)
-            said.append(status.message)
+            found.update(setting.node.diagnostics()[1])
+            status = found[setting.front.name]
             return status.level == 1 and 'no frame for' in status.message
 
         silent = setting.peer.spin_until(warned_of)
-        expect(silent, f'a camera that stopped is not warned of, but {said[-1]!r}')
+        front = found[setting.front.name].message
+        expect(silent, f'a camera that stopped is not warned of, but {front!r}')
         for camera in others:
-            status = setting.node.status(camera.name)
+            status = found[camera.name]
             expect(status.level == 0, f'{camera.name} is warned of, too: {status.message}')
         stamp = time.time_ns()
         for _ in range(setting.times(50)):
             setting.front.send(stamp=stamp)
             setting.peer.spin_for(0.02)
+
+
+def _all_well(setting: Setting) -> bool:
+    found = setting.node.diagnostics()[1]
+    return not any(found[camera.name].level for camera in setting.cameras)
 
 
 def cameras_change_size_encoding_and_rate(setting: Setting) -> None:
