@@ -6,7 +6,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Not compiled: most of what is installed is never imported, and the rest is compiled when it is.
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile -c constraints.txt
+# Of conflicts constraints.txt has none: what is missing while two of these run is still to come.
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile \
+  --no-warn-conflicts -c constraints.txt
 OUT := out
 
 # Where a ROS 2 is sourced, its rclpy and messages are used; else they come as wheels.
@@ -46,7 +48,8 @@ demo: setup
 	$(BIN)/python -m vq_anomaly_ros.replay.demo --out $(OUT)/demo
 
 # Lint at low priority beside the suite, which now and then leaves a processor idle.
-test: setup-development
+test:
+	@$(MAKE) --no-print-directory --jobs=2 setup-development
 	@$(MAKE) --no-print-directory --jobs=2 NICE='nice -n 19' lint suite
 
 # Two processes: one of them often waits for the programs that it started. The jobs of this make
@@ -103,10 +106,15 @@ $(VENV)/.build: requirements/build.txt $(VENV)/.runtime
 	$(PIP) -r requirements/build.txt
 	@touch $@
 
-$(VENV)/.development: requirements/training.txt requirements/development.txt requirements/tensorrt-gate.txt $(VENV)/.build
+# Half of all bytes, unpacked beside the other half where make has two jobs; without what they
+# depend on, so that two pips never write the same file.
+$(VENV)/.large: requirements/tensorrt-gate.txt constraints.txt | $(BIN)/python
 	@echo 'installing what training and tests need into $(VENV) (about 1.6 GB more, once)'
+	$(PIP) --no-deps torch rerun-sdk efficientnet-lite-pytorch -r requirements/tensorrt-gate.txt
+	@touch $@
+
+$(VENV)/.development: requirements/training.txt requirements/development.txt $(VENV)/.large $(VENV)/.build
 	$(PIP) -r requirements/training.txt -r requirements/development.txt
-	$(PIP) --no-deps efficientnet-lite-pytorch -r requirements/tensorrt-gate.txt
 	$(BIN)/python requirements/tensorrt_typings.py $(VENV)/typings
 	@touch $@
 

@@ -20,7 +20,7 @@ from training.methods.codebook.quantisation import MovingCodebook
 from training.methods.codebook.task import CodebookTask, Config, restart
 
 WORLD = 2
-CONFIG = Config(codevectors=3, dimension=8, channels=16)
+CONFIG = Config(codevectors=3, dimension=8, channels=16, blocks=11)
 
 
 @pytest.fixture(scope='module')

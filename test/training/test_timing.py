@@ -16,10 +16,19 @@ from training.benchmark import main
 from training.tables import markdown
 
 
+SMALL = (64, 128)
+
+
+@pytest.fixture(scope='module')
+def written_trunk(tmp_path_factory):
+    return timing.write_trunk(tmp_path_factory.mktemp('trunk'), SMALL)
+
+
 @pytest.fixture
-def small_trunk(monkeypatch):
+def small_trunk(written_trunk, monkeypatch):
     """The trunk at a size at which a frame takes a millisecond or two; all of its blocks."""
-    monkeypatch.setattr(timing, 'TRUNK_SIZE', (64, 128))
+    monkeypatch.setattr(timing, 'TRUNK_SIZE', SMALL)
+    monkeypatch.setattr(timing, 'write_trunk', lambda folder, size: {SMALL: written_trunk}[size])
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -112,8 +113,10 @@ def exported(run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return export.export(run, out, data).path
 
 
+# Where it does not matter how deep the network is: a fifth of the weights.
+SHALLOW = dataclasses.replace(SMALL, blocks=11)
 EVERYTHING = dataclasses.replace(
-    SMALL,
+    SHALLOW,
     codebook_update='average',
     codebook_decay=0.9,
     assignment='balanced',
@@ -150,6 +153,8 @@ def test_every_term_trains_and_exports(data: Path, tmp_path: Path, update: str) 
         codevectors = state['net.codevectors'].flatten(0, 1)
         moving = torch.nn.functional.normalize(state['moving.sums'], dim=-1)
         torch.testing.assert_close(codevectors, moving, atol=1e-5, rtol=0)
+    if update == 'gradient':  # as the run is whose export the other tests look at
+        return
     exported = export.export(tmp_path / 'run', tmp_path / 'all.onnx', data).path
     with Detector(DetectorConfig(exported, output_size='network')) as detector:
         detector.detect([Frame(np.zeros((60, 120, 3), np.uint8), 'bgr')])
@@ -161,6 +166,7 @@ def test_every_term_trains_and_exports(data: Path, tmp_path: Path, update: str) 
         ({'codebook_update': 'magic'}, "use 'gradient'"),
         ({'assignment': 'magic'}, "use 'nearest'"),
         ({'crop': (64, 90)}, 'must be multiples of 32'),
+        ({'blocks': 5}, 'use blocks = 11 or 16'),
     ],
 )
 def test_an_unknown_rule_is_refused(
@@ -217,12 +223,12 @@ def test_fine_tuning_can_add_a_class(
     _, net = export.load_run(tmp_path / 'run')
     codes = codevectors(model, graph, weights, 64)['car']
     torch.testing.assert_close(net.codebook[classes.index('car')], codes)
-    grown = export.export(tmp_path / 'run', tmp_path / 'deer.onnx', data)
-    assert grown.info.classes == classes and len(grown.info.palette) == 12
+    info = codebook_export.describe(read_config(str(tmp_path / 'run/config.yaml'), []))
+    assert info.classes == classes and len(info.palette) == 12
 
 
 def test_averaged_weights_are_what_a_run_leaves(data: Path, tmp_path: Path) -> None:
-    config = dataclasses.replace(SMALL, average_weights=0.5, epochs=2, repeats=(2,))
+    config = dataclasses.replace(SHALLOW, average_weights=0.5, epochs=2, repeats=(2,))
     train(config, data, tmp_path, progress=False)
     checkpoint = torch.load(tmp_path / 'last.ckpt', weights_only=False)
     assert checkpoint['global_step'] == 8, 'each picture twice a pass'
@@ -297,7 +303,7 @@ def test_an_unreadable_picture_in_the_middle_of_a_pass_is_named(
     shutil.copytree(data, tmp_path / 'data')
     broken = tmp_path / 'data' / 'streets' / 'images' / '2.png'
     broken.write_bytes(broken.read_bytes()[:100])
-    config = dataclasses.replace(SMALL, in_memory=False, workers=1)
+    config = dataclasses.replace(SHALLOW, in_memory=False, workers=1)
     (tmp_path / 'run').mkdir()
     write_config(config, tmp_path / 'run')
     command = ['codebook', '--data', str(tmp_path / 'data'), '--out', str(tmp_path / 'run')]
@@ -396,8 +402,9 @@ def break_weight(graph: onnx.ModelProto) -> None:
 
 
 def test_the_export_fails_when_parity_is_broken(
-    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     whole = codebook_export.graph_of
 
     def broken(*arguments: object) -> onnx.ModelProto:
@@ -407,10 +414,8 @@ def test_the_export_fails_when_parity_is_broken(
 
     monkeypatch.setattr(codebook_export, 'graph_of', broken)
     out = tmp_path / 'broken.onnx'
-    with pytest.raises(parity.ParityError, match=r'openvino: .* (row|labels)'):
-        export.export(run, out, data)
-    assert not out.exists()
     assert export.main([str(run), '--out', str(out), '--data', str(data)]) == 1
+    assert re.search(r'training.export: .*openvino: .* (row|labels)', capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
 
 
