@@ -42,7 +42,7 @@ class Builder:
     def __init__(self) -> None:
         self._faces: list[np.ndarray] = []
         self._colours: list[np.ndarray] = []
-        self._normals: list[np.ndarray] = []
+        self._inside: list[np.ndarray] = []
         self._surface: list[int] = []
         self._layer: list[int] = []
 
@@ -55,16 +55,9 @@ class Builder:
         layer: int = 0,
     ) -> None:
         """A convex face that looks away from a point inside."""
-        points = np.array(corners, float)
-        normal = np.cross(points[1] - points[0], points[2] - points[0])
-        if len(points) > 3 and np.linalg.norm(normal) < 1e-9:
-            normal = np.cross(points[2] - points[0], points[3] - points[0])
-        normal = normal / max(float(np.linalg.norm(normal)), 1e-9)
-        if normal @ (points.mean(axis=0) - np.asarray(away_from, float)) < 0:
-            normal = -normal
-        self._faces.append(points)
+        self._faces.append(np.array(corners, float))
         self._colours.append(np.array(colour, float))
-        self._normals.append(normal)
+        self._inside.append(np.asarray(away_from, float))
         self._surface.append(surface)
         self._layer.append(layer)
 
@@ -118,12 +111,27 @@ class Builder:
         size = spread.max(axis=0) - spread.min(axis=0)
         return Solid(
             corners,
-            np.stack(self._normals),
+            _normals(corners, np.array([len(f) for f in self._faces]), np.stack(self._inside)),
             np.stack(self._colours),
             np.array(self._surface),
             np.array(self._layer),
             (float(size[0]), float(size[1]), float(size[2])),
         )
+
+
+def _normals(corners: np.ndarray, counts: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Unit normals [F,3] of faces [F,V,3], the first `counts` [F] of V theirs, away from [F,3]."""
+    sides = corners[:, 1:] - corners[:, :1]
+    normals = np.cross(sides[:, 0], sides[:, 1])
+    length = np.linalg.norm(normals, axis=1)
+    folded = (length < 1e-9) & (counts > 3)  # the first three corners lie on a line
+    if folded.any():
+        normals[folded] = np.cross(sides[folded, 1], sides[folded, 2])
+        length = np.linalg.norm(normals, axis=1)
+    normals /= np.maximum(length, 1e-9)[:, None]
+    own = np.arange(corners.shape[1])[:, None] < counts[:, None, None]
+    middles = (corners * own).sum(axis=1) / counts[:, None]
+    return np.where(np.einsum('fi,fi->f', normals, middles - inside)[:, None] < 0, -normals, normals)
 
 
 def paint(
