@@ -108,9 +108,9 @@ $(VENV)/.build: requirements/build.txt $(VENV)/.runtime
 
 # Half of all bytes, unpacked beside the other half where make has two jobs; without what they
 # depend on, so that two pips never write the same file.
-$(VENV)/.large: requirements/tensorrt-gate.txt constraints.txt | $(BIN)/python
+$(VENV)/.large: requirements/large.txt requirements/tensorrt-gate.txt constraints.txt | $(BIN)/python
 	@echo 'installing what training and tests need into $(VENV) (about 1.6 GB more, once)'
-	$(PIP) --no-deps torch rerun-sdk efficientnet-lite-pytorch -r requirements/tensorrt-gate.txt
+	$(PIP) --no-deps efficientnet-lite-pytorch -r requirements/large.txt
 	@touch $@
 
 $(VENV)/.development: requirements/training.txt requirements/development.txt $(VENV)/.large $(VENV)/.build

@@ -15,7 +15,6 @@ from training.backbones import BackboneError
 from training.benchmark import main
 from training.tables import markdown
 
-
 SMALL = (64, 128)
 
 

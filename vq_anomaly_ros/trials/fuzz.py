@@ -8,6 +8,7 @@ its bytes go to --found, to become a regression test.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import mmap
@@ -67,6 +68,8 @@ def run_here(name: str, seed: int, first: int, count: int, progress: Path) -> di
         mmap.mmap(file.fileno(), 8) as place,
     ):
         seeds = inputs(target, Path(folder))
+        gc.collect()
+        gc.freeze()  # each look at the memory collects, and need not look through the libraries
         for number in range(first, first + count):
             place[:] = number.to_bytes(8, 'little')
             try:

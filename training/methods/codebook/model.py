@@ -60,12 +60,12 @@ class Fusion(nn.Module):
     """
 
     def __init__(self, inputs: tuple[int, ...], channels: int, fine: int) -> None:
-        """inputs: channels of the maps at strides 4, 8, 16, ...; ValueError for fewer than three."""
+        """inputs: channels of the maps at strides 4, 8, 16, ...; ValueError for fewer than 3."""
         super().__init__()
         if len(inputs) < 3:
             raise ValueError(
-                f'the backbone ends at {len(inputs)} maps, and the fusion needs those at strides 4, 8 '
-                'and 16: use blocks = 11 or 16'
+                f'the backbone gives {len(inputs)} maps, and the fusion needs those at strides 4, '
+                '8 and 16: use blocks = 11 or 16'
             )
         self.lateral = nn.ModuleList(
             [_conv(inputs[0], fine)] + [_conv(count, channels) for count in inputs[1:]]

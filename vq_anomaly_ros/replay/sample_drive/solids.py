@@ -131,7 +131,9 @@ def _normals(corners: np.ndarray, counts: np.ndarray, inside: np.ndarray) -> np.
     normals /= np.maximum(length, 1e-9)[:, None]
     own = np.arange(corners.shape[1])[:, None] < counts[:, None, None]
     middles = (corners * own).sum(axis=1) / counts[:, None]
-    return np.where(np.einsum('fi,fi->f', normals, middles - inside)[:, None] < 0, -normals, normals)
+    return np.where(
+        np.einsum('fi,fi->f', normals, middles - inside)[:, None] < 0, -normals, normals
+    )
 
 
 def paint(
