@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Not compiled: most of what is installed is never imported, and the rest is compiled when it is.
+# That has to be kept, or each process would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 # Of conflicts constraints.txt has none: what is missing while two of these run is still to come.
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no-compile \
   --no-warn-conflicts -c constraints.txt
