@@ -8,9 +8,12 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = (
@@ -143,3 +146,32 @@ def test_make_help_names_every_target_that_the_pages_name() -> None:
     assert {'setup', 'demo', 'build'} <= named
     for target in named:
         assert f'make {target} ' in said, target
+
+
+def needed(*files: str) -> set[str]:
+    """The packages that the named requirements need here, with all that those need in turn."""
+    asked, found = [one for file in files for one in listed(file)], set[str]()
+    while asked:
+        requirement = Requirement(asked.pop())
+        name = canonicalize_name(requirement.name)
+        if name not in found and (requirement.marker is None or requirement.marker.evaluate()):
+            found.add(name)
+            try:
+                asked += metadata.requires(name) or []
+            except metadata.PackageNotFoundError:  # a sourced ROS brings it
+                continue
+    return found
+
+
+def listed(file: str) -> list[str]:
+    lines = (ROOT / 'requirements' / file).read_text(encoding='utf-8').splitlines()
+    plain = [line.partition('#')[0].strip() for line in lines]
+    return [line for line in plain if line and not line.startswith('-')]
+
+
+def test_what_is_installed_beside_the_run_time_is_none_of_what_it_needs() -> None:
+    """Two pips at once (`make test`) must never write the same file."""
+    beside = {canonicalize_name(name) for name in listed('large.txt') + listed('tensorrt-gate.txt')}
+    assert {'torch', 'scipy'} < beside
+    assert not beside & needed('runtime.txt', 'ros-wheels.txt', 'build.txt')
+    assert needed('runtime.txt') > {'numpy', 'openvino', 'jinja2', 'markupsafe'}

@@ -134,8 +134,9 @@ def test_qos_parameters_and_overrides(peer: Any, start_detector: Any) -> None:
         return [f'{i.qos_profile.reliability.name} {i.qos_profile.durability.name}' for i in infos]
 
     assert peer.spin_until(lambda: offered('mask') == ['BEST_EFFORT VOLATILE'])
-    assert offered('score') == ['RELIABLE TRANSIENT_LOCAL']
-    (image,) = peer.node.get_subscriptions_info_by_topic('/front/image_raw')
+    assert peer.spin_until(lambda: offered('score') == ['RELIABLE TRANSIENT_LOCAL'])
+    heard = peer.node.get_subscriptions_info_by_topic
+    (image,) = peer.spin_until(lambda: heard('/front/image_raw'))
     assert image.qos_profile.reliability.name == 'RELIABLE'
     names = peer.call(ListParameters, f'{NODE}/list_parameters').result.names
     assert sum(name.startswith('qos_overrides.') for name in names) == 3
@@ -199,7 +200,8 @@ def test_camera_info_and_label_info_are_overridden_too(peer: Any, start_detector
         return [info.qos_profile.durability.name for info in infos]
 
     assert peer.spin_until(lambda: durability() == ['VOLATILE'])
-    (info,) = peer.node.get_subscriptions_info_by_topic('/front/camera_info')
+    heard = peer.node.get_subscriptions_info_by_topic
+    (info,) = peer.spin_until(lambda: heard('/front/camera_info'))
     assert info.qos_profile.reliability.name == 'RELIABLE'
 
 
