@@ -16,7 +16,8 @@ _FULL = 'CCL'
 
 def markdown(found: Figures) -> str:
     """All tables, of `training.ccl_industrial.study`."""
-    parts = [_rows(found), _light(found), _added(found), _unseen(found), _speed(found)]
+    parts = [_rows(found), _light(found), _added(found), _changes(found)]
+    parts += [_unseen(found), _speed(found)]
     return '\n\n'.join('\n'.join(lines) for lines in parts if lines)
 
 
@@ -87,6 +88,41 @@ def _added(found: Figures) -> list[str]:
             cells = [spread([one['metrics'][metric] for one in some]) for metric in METRICS[:3]]
             lines.append(_line([category, _company(some[0]), str(len(some)), *cells]))
     return lines if len(lines) > 2 else []
+
+
+def _changes(found: Figures) -> list[str]:
+    """What adding a category to a trained model changes for those that it knew, seed by seed."""
+    heads = ['added', 'to', 'seeds', 'image AUROC', 'pixel AUROC', 'PRO']
+    lines = _head([*heads[:3], *(f'change of {name}' for name in heads[3:])])
+    for late in dict.fromkeys(one['data'] for one in found['rows']):
+        before = of_row(found, f'{_FULL} without {late}')
+        after = of_row(found, f'{_FULL}, {late} added')
+        seeds = sorted(set(before) & set(after))
+        changes = {
+            one['data']: [_change(one['data'], before[seed], after[seed]) for seed in seeds]
+            for seed in seeds[:1]
+            for one in before[seed]
+        }
+        if changes:
+            changes['their mean'] = np.mean(list(changes.values()), axis=0).tolist()
+        for name, of_seeds in changes.items():
+            cells = [_signed(values) for values in zip(*of_seeds, strict=True)]
+            lines.append(_line([late, name, str(len(seeds)), *cells]))
+    return lines if len(lines) > 2 else []
+
+
+def _change(name: str, before: Sequence[Figures], after: Sequence[Figures]) -> list[float]:
+    """Of a category, from the rows of one run to those of another: a change of each metric."""
+    was, now = (
+        next(one['metrics'] for one in rows if one['data'] == name) for rows in (before, after)
+    )
+    return [now[metric] - was[metric] for metric in METRICS[:3]]
+
+
+def _signed(values: Sequence[float]) -> str:
+    """As `spread`, of differences."""
+    told = spread(values)
+    return told if told.startswith('-') else f'+{told}'
 
 
 def _company(row: Figures) -> str:
