@@ -42,8 +42,8 @@ def processes_about(folder: Path) -> list[str]:
 def shown(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """The results of a demo that replaced those of an earlier one."""
     pytest.importorskip('rclpy', reason='rclpy (ROS 2 or its wheels) is not installed')
-    out = tmp_path_factory.mktemp('demo') / 'out'
-    out.mkdir()
+    out = tmp_path_factory.mktemp('demo') / 'a folder whose name is longer than a line' / 'out'
+    out.mkdir(parents=True)
     (out / 'report.html').write_text('of an earlier run')
     with bags.BagWriter(out / 'output') as writer:
         writer.write_string('/of_an_earlier_run', 1, '')
@@ -52,7 +52,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert f'{FRAMES} sent' in result.stdout
-    assert 'report.html' in result.stdout
+    for name in ('report.html', 'overlay.webm', 'output'):
+        assert f'  {out / name}\n' in result.stdout
     return out
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from vq_anomaly_ros.dds_profile import profile_setting
 from vq_anomaly_ros.detection import model_file
@@ -249,7 +248,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _tell(summary: dict[str, Any], out: Path, console: Console) -> None:
     metrics, latency = summary['metrics'], summary['latency_ms']
     answered = summary['frames'] - summary['frames_dropped']
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     rows = {
         'frames': f'{summary["frames"]} sent, {answered} answered, '
         f'{summary["counts"].get("superseded", summary["frames_dropped"])} superseded by newer',
@@ -261,10 +259,9 @@ def _tell(summary: dict[str, Any], out: Path, console: Console) -> None:
         'video': str(out / report.VIDEO),
         'bag': str(out / OUTPUT),
     }
-    for name, value in rows.items():
-        table.add_row(name, value)
     console.print()
-    console.print(table, soft_wrap=True)
+    for name, value in rows.items():  # no table: it would shorten a long path
+        console.print(f'{name:<15}  {value}', soft_wrap=True, markup=False)
 
 
 def _text(value: float | None, form: str) -> str:
