@@ -112,7 +112,7 @@ $(VENV)/.build: requirements/build.txt $(VENV)/.runtime
 # depend on, so that two pips never write the same file.
 $(VENV)/.large: requirements/large.txt requirements/tensorrt-gate.txt constraints.txt | $(BIN)/python
 	@echo 'installing what training and tests need into $(VENV) (about 1.6 GB more, once)'
-	$(PIP) --no-deps efficientnet-lite-pytorch -r requirements/large.txt
+	$(PIP) --no-deps -r requirements/large.txt
 	@touch $@
 
 $(VENV)/.development: requirements/training.txt requirements/development.txt $(VENV)/.large $(VENV)/.build

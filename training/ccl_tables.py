@@ -92,8 +92,8 @@ def _added(found: Figures) -> list[str]:
 
 def _changes(found: Figures) -> list[str]:
     """What adding a category to a trained model changes for those that it knew, seed by seed."""
-    heads = ['added', 'to', 'seeds', 'image AUROC', 'pixel AUROC', 'PRO']
-    lines = _head([*heads[:3], *(f'change of {name}' for name in heads[3:])])
+    metrics = [f'change of {name}' for name in ('image AUROC', 'pixel AUROC', 'PRO')]
+    lines = _head(['added', 'to', 'seeds', *metrics])
     for late in dict.fromkeys(one['data'] for one in found['rows']):
         before = of_row(found, f'{_FULL} without {late}')
         after = of_row(found, f'{_FULL}, {late} added')

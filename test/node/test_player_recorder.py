@@ -97,7 +97,7 @@ def test_the_pace_is_the_bags(
     assert program.wait() == 0
     # Gaps of 20 ms at half the speed. A frame that is late makes its own longer and shortens those
     # that catch up, so the one in the middle is judged.
-    assert np.median(np.diff(sent)) == pytest.approx(40 * MILLISECOND, rel=0.25)
+    assert 0.9 * 40 < np.median(np.diff(sent)) / MILLISECOND < 1.25 * 40
 
 
 def test_topics_remap_and_clock(bag: Path, start: Callable[..., Any], peer: Any) -> None:
