@@ -58,7 +58,11 @@ def exported(run: Path, data: Path) -> Exported:
 
 def export(run: Path, out: Path, data: Path) -> ModelFile:
     """Export a run; `data`: folder of the data sets. Nothing is written where parity fails."""
-    parts = exported(run, data)
+    return write_checked(exported(run, data), out)
+
+
+def write_checked(parts: Exported, out: Path) -> ModelFile:
+    """Write the parts of a model file, calibrated; ParityError, and nothing, where they differ."""
     with tempfile.TemporaryDirectory() as folder:
         draft = model_file.write(parts.graph, parts.info, Path(folder) / 'draft.onnx')
         report = parity.check(draft, parts.pictures, parts.network)

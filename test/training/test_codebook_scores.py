@@ -16,12 +16,14 @@ from torch import Tensor
 from training.methods.codebook.scores import (
     anomaly_score,
     class_evidence,
+    coarse_novelty,
     cosines,
     mean_top_k,
     nearest_codes,
     negative_evidence,
     shared_top_k,
     weighted_top_k,
+    with_coarse,
     without_runner_up,
 )
 
@@ -160,3 +162,32 @@ def test_evidence_of_equal_classes_is_their_score_and_cold_evidence_the_best_one
     scores = torch.tensor([0.9, 0.2, -0.5]).view(1, 3, 1, 1)
     assert class_evidence(scores, 0.001).item() == pytest.approx(-0.9, abs=2e-3)
     assert class_evidence(torch.full((1, 2, 1, 1), 1.0001), 0.1).item() == -1.0
+
+
+@given(st.floats(0.01, 100.0))
+def test_coarse_novelty_knows_directions_not_lengths(length: float) -> None:
+    """-1 on a coarse codevector, 0 at right angles to all, 1 opposite the only one."""
+    codes = torch.eye(3)[:2, :, None, None]
+    features = length * torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, 1, 0]]).T[None, :, :, None]
+    found = coarse_novelty(features, codes)
+    torch.testing.assert_close(found, torch.tensor([[[-1.0], [0.0], [-1.0]]]))
+    opposite = coarse_novelty(-features[:, :, :1], codes[:1])
+    torch.testing.assert_close(opposite, torch.ones(1, 1, 1))
+
+
+def test_coarse_novelty_is_the_nearest_of_all_codevectors() -> None:
+    features, codes = 3 * torch.randn(2, 8, 3, 4), unit(5, 8)
+    found = coarse_novelty(features, codes[:, :, None, None])
+    for b, y, x in np.ndindex(2, 3, 4):
+        one = features[b, :, y, x].double().numpy()
+        best = max(float(one @ code / np.linalg.norm(one)) for code in codes.double().numpy())
+        assert math.isclose(found[b, y, x].item(), -best, abs_tol=1e-6)
+
+
+def test_the_shares_of_two_codebooks_sum_to_one() -> None:
+    anomaly, novelty = torch.rand(2, 8, 12), torch.full((2, 2, 3), 0.5)
+    found = with_coarse(anomaly, novelty, 0.25)
+    torch.testing.assert_close(found, 0.75 * anomaly + 0.125)
+    corners = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])
+    across = with_coarse(torch.zeros(1, 2, 4), corners, 1.0)[0, 0]
+    torch.testing.assert_close(across, torch.tensor([0.0, 0.25, 0.75, 1.0]), msg='bilinear')

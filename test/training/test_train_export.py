@@ -23,7 +23,7 @@ import yaml
 from onnx import numpy_helper
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from training import export, parity
+from training import context, export, parity
 from training.data.street import CAMVID_CLASSES
 from training.methods.codebook import export as codebook_export
 from training.methods.codebook.task import Config
@@ -31,6 +31,7 @@ from training.train import ConfigError, config_from, main, read_config, train, w
 from training.warm_start import codevectors, model_file_weights
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
+from vq_anomaly_ros.detection.engines import open_engine
 from vq_anomaly_ros.images import Frame
 
 SMALL = Config(
@@ -129,6 +130,9 @@ EVERYTHING = dataclasses.replace(
     commit_weight=0.25,
     reconstruct_weight=0.1,
     reconstruct_labels=True,
+    frozen_blocks=11,
+    coarse=3,
+    coarse_share=0.4,
 )
 
 
@@ -153,9 +157,12 @@ def test_every_term_trains_and_exports(data: Path, tmp_path: Path, update: str) 
         codevectors = state['net.codevectors'].flatten(0, 1)
         moving = torch.nn.functional.normalize(state['moving.sums'], dim=-1)
         torch.testing.assert_close(codevectors, moving, atol=1e-5, rtol=0)
+    lengths = state['net.coarse_codes'].flatten(1).norm(dim=1)
+    torch.testing.assert_close(lengths, torch.ones(3), msg='fitted, and kept with the weights')
     if update == 'gradient':  # as the run is whose export the other tests look at
         return
     exported = export.export(tmp_path / 'run', tmp_path / 'all.onnx', data).path
+    assert '0.40 of: minus the best coarse cosine' in model_file.read(exported).info.score_kind
     with Detector(DetectorConfig(exported, output_size='network')) as detector:
         detector.detect([Frame(np.zeros((60, 120, 3), np.uint8), 'bgr')])
 
@@ -167,6 +174,8 @@ def test_every_term_trains_and_exports(data: Path, tmp_path: Path, update: str) 
         ({'assignment': 'magic'}, "use 'nearest'"),
         ({'crop': (64, 90)}, 'must be multiples of 32'),
         ({'blocks': 5}, 'use blocks = 11 or 16'),
+        ({'coarse': 3, 'frozen_blocks': 3}, 'set frozen_blocks to 16, or coarse to 0'),
+        ({'coarse': 900, 'frozen_blocks': 16}, '900 codevectors cannot be fitted to 30 labelled'),
     ],
 )
 def test_an_unknown_rule_is_refused(
@@ -356,6 +365,65 @@ def test_an_export_is_a_model_file_that_the_detector_runs(exported: Path) -> Non
         (detection,) = detector.detect([Frame(np.full((60, 120, 3), 90, np.uint8), 'bgr')])
     assert detection.score.shape == (16, 32)
     assert detection.labels is not None and detection.labels.max() < 11
+
+
+def test_a_context_changes_the_score_and_nothing_else(
+    exported: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """(1 - share) of the model's own score, share of the novelty, which is -1..1; calibrated."""
+    out = tmp_path / 'beside.onnx'
+    command = [str(exported), '--data', str(data), '--out', str(out), '--count', '5']
+    assert context.main([*command, '--share', '0.25', '--size', '96x64']) == 0, capsys.readouterr()
+    made, alone = model_file.read(out), model_file.read(exported)
+    assert (
+        made.info.name == 'small-context' and 'ImageNet features at 96x64' in made.info.score_kind
+    )
+    assert made.info.calibration != alone.info.calibration
+    assert made.info.codebook_usage == alone.info.codebook_usage
+    rng = np.random.default_rng(1)
+    pictures = rng.integers(0, 255, (3, 64, 128, 3), np.uint8)
+    names = list(alone.info.output_layouts())
+    for backend in ('openvino', 'onnxruntime'):
+        found, expected = (run_batch(one, backend, pictures, names) for one in (made, alone))
+        for name in ('labels', 'codes'):
+            np.testing.assert_array_equal(found[name], expected[name])
+        novelty = (found['score'] - 0.75 * expected['score']) / 0.25
+        assert novelty.min() >= -1.0001 and novelty.max() <= 1.0001
+        assert novelty.std() > 0.001, 'it differs from place to place'
+
+
+@pytest.mark.parametrize(
+    ('options', 'said'),
+    [
+        (['--size', '100x64'], '--size 100x64: must be multiples of 32'),
+        (['--size', 'large'], '--size large: write it as WIDTHxHEIGHT'),
+        (['--share', '1.5'], '--share 1.5: must lie between 0 and 1'),
+    ],
+)
+def test_a_context_that_cannot_be_is_refused(
+    options: list[str],
+    said: str,
+    exported: Path,
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / 'beside.onnx'
+    command = [str(exported), '--data', str(data), '--out', str(out), *options]
+    assert context.main(command) == 1
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def run_batch(
+    model: model_file.ModelFile, backend: str, pictures: Any, names: list[str]
+) -> dict[str, Any]:
+    engine = open_engine(model, backend, names)
+    try:
+        engine.input_buffer(len(pictures))[:] = pictures
+        return {name: value.copy() for name, value in engine.infer(len(pictures)).items()}
+    finally:
+        engine.close()
 
 
 def test_the_use_of_the_codebook_is_in_the_model_file(exported: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,8 +15,8 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.backbone_features import backbone_features
 from training.backbones import EfficientNetLite0, normalise
-from training.data.folders import VOID
 from training.data.street import Example, StoredExample
 
 STRIDE = 16
@@ -72,16 +71,7 @@ def training_features(
 ) -> NDArray[np.float32]:
     """Features of all labelled positions of pictures stretched to `size` (h, w): [P, 112].
 
-    Void is left out: what it shows is not known to be normal. About 0.2 MB for each 256 x 512.
+    About 0.2 MB for each 256 x 512.
     """
-    width_height = (int(size[1]), int(size[0]))
-    found = [np.zeros((0, backbone.channels[_LEVEL]), np.float32)]
-    with torch.inference_mode():
-        for stored in track(examples, description='measuring features'):
-            example = stored.load()
-            picture = cv2.resize(example.image, width_height, interpolation=cv2.INTER_LINEAR)
-            labels = cv2.resize(example.labels, width_height, interpolation=cv2.INTER_NEAREST_EXACT)
-            known = labels[STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE] != VOID
-            maps = coarse_features(backbone, torch.from_numpy(picture)[None])[0]
-            found.append(maps.permute(1, 2, 0).numpy()[known])
-    return np.concatenate(found)
+    shown = track(examples, description='measuring features')
+    return backbone_features(backbone, shown, size, _LEVEL)

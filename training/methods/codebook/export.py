@@ -30,7 +30,13 @@ from training.exporting import (
 )
 from training.graph import folded, to_onnx, with_half_weights
 from training.methods.codebook.model import OUTPUTS, CodebookNet
-from training.methods.codebook.task import CodebookTask, Config, read_examples, usage
+from training.methods.codebook.task import (
+    SAMPLE_DRIVE,
+    CodebookTask,
+    Config,
+    read_examples,
+    usage,
+)
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelInfo
 
 
@@ -56,7 +62,7 @@ def describe(config: Config) -> ModelInfo:
         )
         if used
     ]
-    data = [*config.datasets] + (['sample drive'] if config.sample_drive_pictures else [])
+    data = [*config.datasets] + ([SAMPLE_DRIVE] if config.sample_drive_pictures else [])
     height, width = config.input_size
     pasted = ['cut-outs of COCO instances (CC BY 4.0)'] if config.outlier_objects else []
     return ModelInfo(
@@ -86,8 +92,12 @@ def score_kind(config: Config) -> str:
     kind = f'minus the best {each} to a class'
     if config.evidence:
         kind = f'minus the evidence of all classes (t = {config.evidence:g}) by their {each}'
-    window = f', mean of {config.smooth}x{config.smooth} positions' if config.smooth > 1 else ''
-    return kind + window
+    if config.smooth > 1:
+        kind += f', mean of {config.smooth}x{config.smooth} positions'
+    if config.coarse:
+        share = config.coarse_share
+        kind = f'{1 - share:.2f} of: {kind}; {share:.2f} of: minus the best coarse cosine'
+    return kind
 
 
 def graph_of(net: nn.Module, config: Config) -> onnx.ModelProto:

@@ -12,10 +12,12 @@ from training.backbones import EfficientNetLite0, FullPrecision, normalise
 from training.methods.codebook.scores import (
     anomaly_score,
     class_evidence,
+    coarse_novelty,
     cosines,
     nearest_codes,
     smoothed,
     weighted_top_k,
+    with_coarse,
 )
 
 
@@ -138,10 +140,14 @@ class CodebookNet(nn.Module):
         blocks: int = 16,
         smooth: int = 1,
         evidence: float = 0.0,
+        coarse: int = 0,
+        coarse_share: float = 0.0,
     ) -> None:
         """`smooth`: side of the window whose mean the anomaly score is (1: none), at stride 4.
 
         `evidence`: temperature at which all classes together explain a position; 0: the best one.
+        `coarse`: codevectors of the backbone's deepest map, whose novelty is the share
+        `coarse_share` of the anomaly score; 0: none. They are zero until they are fitted (coarse).
         """
         super().__init__()
         self.backbone = EfficientNetLite0(pretrained, blocks)
@@ -152,29 +158,45 @@ class CodebookNet(nn.Module):
         self.temperature = temperature
         self.smooth = smooth
         self.evidence = evidence
+        self.coarse_share = coarse_share if coarse else 0.0
+        self.coarse_codes: Tensor | None
+        shape = (coarse, self.backbone.channels[-1], 1, 1)
+        self.register_buffer('coarse_codes', torch.zeros(shape) if coarse else None)
 
     @property
     def codebook(self) -> Tensor:
         """The codevectors on the unit sphere, [C, M, D]."""
         return F.normalize(self.codevectors, dim=-1)
 
+    def maps(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """uint8 RGB [B, H, W, 3] -> the backbone's maps at strides 4, 8, 16, ..."""
+        found: tuple[Tensor, ...] = self.backbone(normalise(pictures, self.backbone))
+        return found
+
     def encode(self, pictures: Tensor) -> Tensor:
         """uint8 RGB [B, H, W, 3] -> unit features [B, D, H/4, W/4]."""
-        maps = self.backbone(normalise(pictures, self.backbone))
-        return self.features(self.fusion(maps))
+        features: Tensor = self.features(self.fusion(self.maps(pictures)))
+        return features
 
     def likelihood(self, features: Tensor) -> Likelihood:
         """Unit features [B, D, h, w] -> similarity to every codevector and score of every class."""
         similarity = cosines(features, self.codebook)
         return Likelihood(similarity, weighted_top_k(similarity, self.top_k, self.temperature))
 
-    def anomaly(self, class_scores: Tensor) -> Tensor:
-        """The anomaly score that the model file gives: [B, C, h, w] -> [B, h, w] in [-1, 1]."""
+    def anomaly(self, class_scores: Tensor, deepest: Tensor) -> Tensor:
+        """The anomaly score that the model file gives, [B, h, w] in [-1, 1].
+
+        class_scores: [B, C, h, w]; deepest: the backbone's last map, [B, D', h', w'].
+        """
         if self.evidence:
             anomaly = class_evidence(class_scores, self.evidence)
         else:
             anomaly = anomaly_score(class_scores)
-        return smoothed(anomaly, self.smooth) if self.smooth > 1 else anomaly
+        if self.smooth > 1:
+            anomaly = smoothed(anomaly, self.smooth)
+        if self.coarse_codes is None:
+            return anomaly
+        return with_coarse(anomaly, coarse_novelty(deepest, self.coarse_codes), self.coarse_share)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The outputs of the model file for uint8 RGB [N, H, W, 3], in the order of `OUTPUTS`.
@@ -183,7 +205,7 @@ class CodebookNet(nn.Module):
         makes features unit vectors is taken to the K cosines that remain, and the codevectors of
         all classes stand side by side, m * C + c.
         """
-        maps = self.backbone(normalise(pictures, self.backbone))
+        maps = self.maps(pictures)
         features, per_length = self.features.with_length(self.fusion(maps))
         similarity = cosines(features, self.codebook.transpose(0, 1))  # [B, M, C, h, w]
         scores = weighted_top_k(similarity, self.top_k, self.temperature, per_length, dim=1)
@@ -191,7 +213,7 @@ class CodebookNet(nn.Module):
         nearest = nearest_codes(similarity)
         classes, codes = self.codevectors.shape[:2]
         codes_ = (nearest % classes) * codes + nearest // classes
-        return self.anomaly(scores), labels, scores, codes_.to(torch.int32)
+        return self.anomaly(scores, maps[-1]), labels, scores, codes_.to(torch.int32)
 
 
 OUTPUTS = ('score', 'labels', 'class_scores', 'codes')

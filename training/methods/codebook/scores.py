@@ -99,6 +99,28 @@ def class_evidence(class_scores: Tensor, temperature: float) -> Tensor:
     return -(temperature * evidence).clamp(-1.0, 1.0)
 
 
+def coarse_novelty(features: Tensor, codebook: Tensor) -> Tensor:
+    """-max_k <f / |f|, e_k>: how unlike every coarse codevector a position of a backbone's map is.
+
+    features: [B, D, h, w], of any length; codebook: unit vectors, [K, D, 1, 1] -> [B, h, w] in
+    [-1, 1]. The nearest centre of a density of features, as a codebook without classes.
+    """
+    length = (features * features).sum(dim=1, keepdim=True)
+    unit = features * torch.rsqrt(length + 1e-12)
+    return -F.conv2d(unit, codebook).amax(dim=1).clamp(-1.0, 1.0)
+
+
+def with_coarse(anomaly: Tensor, novelty: Tensor, share: float) -> Tensor:
+    """(1 - share) * anomaly + share * novelty, the latter upsampled bilinearly to its size.
+
+    anomaly: [B, h, w]; novelty: [B, h', w'], both in [-1, 1] -> [B, h, w] in [-1, 1]; share: 0..1.
+    Minus log-likelihoods add where the codebooks are independent; a mean of them keeps the range.
+    """
+    size = (anomaly.shape[1], anomaly.shape[2])
+    large = F.interpolate(novelty.unsqueeze(1), size, mode='bilinear', align_corners=False)
+    return (1 - share) * anomaly + share * large.squeeze(1)
+
+
 def smoothed(anomaly: Tensor, side: int) -> Tensor:
     """Mean over side x side positions (odd), those outside of the map left out: [B, h, w]."""
     return F.avg_pool2d(

@@ -33,7 +33,7 @@ from training.data.street import (
     palette_of,
     read_street,
 )
-from training.methods.codebook import losses
+from training.methods.codebook import coarse, losses
 from training.methods.codebook.contrastive import VoidQueue
 from training.methods.codebook.model import CodebookNet, Likelihood
 from training.methods.codebook.objective import (
@@ -61,6 +61,7 @@ _CONTRASTIVE = (
 )
 
 
+SAMPLE_DRIVE = 'sample drive'  # what model files call the procedural street
 _LOOKED_AT = 400  # pictures on disk that class weights and known objects are taken from
 
 
@@ -106,6 +107,8 @@ class Config:
 
     smooth: int = 1  # side of the window over whose mean the exported score is smoothed (odd)
     evidence: float = 0.0  # temperature at which all classes explain a position (0: the best one)
+    coarse: int = 0  # codevectors of the backbone's deepest map, without classes (0: none)
+    coarse_share: float = 0.3  # of the exported score that is the distance to them
 
     restart_until: float = 0.7  # share of the passes after which unused codevectors stay
     restart_by: str = 'split'  # halves the most used one of its class; or 'feature': onto one of it
@@ -205,15 +208,19 @@ class StreetData(lightning.LightningDataModule):
     def class_pixels(self) -> Tensor:
         """How many pixels each class has in the training pictures (a few hundred), int64 [C]."""
         counts = np.zeros(256, np.int64)
-        for example in self._some():
+        for example in self.some():
             counts += np.bincount(example.labels.ravel(), minlength=256)
         return torch.from_numpy(counts[: len(self.config.classes)])
 
-    def _some(self) -> Iterator[Example]:
-        """All pictures once, or an even choice of them where they have to be read from disk."""
+    def some(self, most: int | None = None) -> Iterator[Example]:
+        """An even choice of about so many pictures, each once.
+
+        By default all that are in memory, or a few hundred of those that are read from disk.
+        """
         distinct = list(dict.fromkeys(self.examples))
-        every = 1 if self.config.in_memory else max(1, len(distinct) // _LOOKED_AT)
-        return (one.load() for one in distinct[::every])
+        if most is None:
+            most = len(distinct) if self.config.in_memory else _LOOKED_AT
+        return (one.load() for one in distinct[:: max(1, len(distinct) // max(1, most))])
 
     @cached_property
     def pasters(self) -> list[Paster]:
@@ -221,7 +228,7 @@ class StreetData(lightning.LightningDataModule):
         config = self.config
         pasters = []
         if config.known_most:
-            known = known_objects(self._some(), config.classes)
+            known = known_objects(self.some(), config.classes)
             low, high = config.known_heights
             pasters.append(
                 Paster(
@@ -301,6 +308,8 @@ class CodebookTask(lightning.LightningModule):
             config.blocks,
             config.smooth,
             config.evidence,
+            config.coarse,
+            config.coarse_share,
         )
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net.backbone.freeze(config.frozen_blocks)
@@ -324,6 +333,11 @@ class CodebookTask(lightning.LightningModule):
             )
         if config.restart_by not in ('feature', 'split'):
             raise ValueError(f"restart_by is {config.restart_by!r}: use 'feature' or 'split'")
+        if config.coarse and config.frozen_blocks < config.blocks:
+            raise ValueError(
+                'coarse: these codevectors describe the maps of a backbone that stays as it is; '
+                f'set frozen_blocks to {config.blocks}, or coarse to 0'
+            )
         if config.assignment not in ('nearest', 'balanced'):
             raise ValueError(f"assignment is {config.assignment!r}: use 'nearest' or 'balanced'")
         self.decoder: Decoder | None = None
@@ -340,9 +354,17 @@ class CodebookTask(lightning.LightningModule):
         torch.manual_seed(self.config.seed * 1_000_003 + self.global_step)
 
     def on_fit_start(self) -> None:
-        """Weights of the classes come from the training pictures."""
+        """Weights of the classes and coarse codevectors come from the training pictures."""
+        config = self.config
         data: StreetData = self.trainer.datamodule  # type: ignore[attr-defined]
         self.class_weight.copy_(losses.class_weights(data.class_pixels()))
+        if self.net.coarse_codes is not None:
+            pictures = track(data.some(coarse.PICTURES), 'fitting coarse codevectors')
+            self.net.coarse_codes.copy_(
+                coarse.fitted(
+                    self.net.backbone, pictures, config.input_size, config.coarse, config.seed
+                )
+            )
 
     def terms(self, likelihood: Likelihood, labels: Tensor) -> dict[str, Tensor]:
         """The weighted terms of the objective by name."""
