@@ -23,6 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from training.card import CardError, with_table
 from training.data import folders
 from training.data.folders import AnomalyFolder, FolderError, MvtecCategory, SegmentationFolder
 from training.judged_classes import JudgedClasses, judged_classes
@@ -231,6 +232,8 @@ def _parser() -> argparse.ArgumentParser:
     add('--split', choices=folders.SPLITS, help=split_help)
     add('--json', type=Path, metavar='F', help='write the rows there')
     add('--markdown', type=Path, metavar='F', help='write the table there (always printed)')
+    page_help = 'replace the table of a page there, between markers named as the file of --json'
+    add('--page', type=Path, metavar='P', help=page_help)
     add('--sheet', type=Path, metavar='DIR', help='write contact sheets for looking at there')
     timing_help = f'time a frame against the bare trunk, in N rounds (default: {_ROUNDS})'
     add('--timing', nargs='?', type=_count, const=_ROUNDS, metavar='N', help=timing_help)
@@ -301,6 +304,10 @@ def _benchmark(options: argparse.Namespace, rows: list[Row]) -> None:
         raise BenchmarkError(
             f'{options.picture}: is no name of a picture; let it end in {" or ".join(_PICTURES)}'
         )
+    if options.page and not options.json:
+        raise BenchmarkError('--page: its table is named as the file of --json; give both')
+    if options.page:
+        _write_page('', options)  # markers that are missing are missed at once
     jobs = _jobs(options)
     for data, _ in jobs:
         if isinstance(data, AnomalyFolder) and data.left_out:
@@ -342,11 +349,24 @@ def _write(rows: Sequence[Row], options: argparse.Namespace) -> None:
         write_text(options.json, json.dumps(rows, indent=2, allow_nan=False) + '\n')
     if options.markdown:
         write_text(options.markdown, markdown(rows))
+    if options.page:
+        _write_page(markdown(rows), options)
     if options.picture:
         # Imported here: matplotlib takes a second to import.
         from training.accuracy_picture import draw
 
         draw(rows, options.picture)
+
+
+def _write_page(table: str, options: argparse.Namespace) -> None:
+    """Replace the page's table; CardError where it has no markers. No table: only look for them."""
+    try:
+        before = options.page.read_text(encoding='utf-8')
+    except OSError as error:
+        raise BenchmarkError(f'{options.page}: cannot be read: {error.strerror}') from error
+    page = with_table(before, table, options.json.stem)
+    if table:
+        write_text(options.page, page)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -357,7 +377,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _benchmark(options, rows)
     except (
-        BenchmarkError, EngineError, FolderError, MetricError, ModelFileError, OutputError
+        BenchmarkError, CardError, EngineError, FolderError, MetricError, ModelFileError,
+        OutputError,
     ) as error:  # fmt: skip
         print(f'error: {error}', file=sys.stderr)
         code = 2

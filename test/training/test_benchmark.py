@@ -244,6 +244,24 @@ def test_a_set_measured_beside_others_gives_what_it_gives_alone(roads, town, tin
     assert json.loads(together.read_text())[1:] == json.loads(alone.read_text())
 
 
+def test_the_table_replaces_that_of_a_page(roads, tiny_model, tmp_path, capsys):
+    page = tmp_path / 'page.md'
+    page.write_text('before\n<!-- found -->\nold\n<!-- /found -->\nafter\n')
+    command = ['--model', str(tiny_model), '--data', f'{roads}:pooled', '--page', str(page)]
+    assert main([*command, '--json', str(tmp_path / 'found.json')]) == 0
+    rows = json.loads((tmp_path / 'found.json').read_text())
+    assert page.read_text() == (
+        f'before\n<!-- found -->\n{markdown(rows)}\n<!-- /found -->\nafter\n'
+    )
+    for json_file, said in (('other.json', 'put both where the table belongs'), ('', 'give both')):
+        more = ['--json', str(tmp_path / json_file)] if json_file else []
+        assert main([*command, *more]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / 'other.json').exists(), 'said before anything is measured'
+    assert main([*command[:-1], str(tmp_path / 'no.md'), '--json', str(tmp_path / 'a.json')]) == 2
+    assert 'no.md: cannot be read' in capsys.readouterr().err
+
+
 def test_a_set_without_any_protocol_is_refused(roads, town, tiny_model, capsys):
     assert run('--model', tiny_model, '--data', f'{town}:segmentation', roads) == 2
     message = capsys.readouterr().err

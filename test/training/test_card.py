@@ -58,6 +58,13 @@ def test_the_page_of_the_method_says_what_the_rows_of_the_studies_say(study: str
     assert f'<!-- {study} -->\n{table}' in (ROOT / 'docs/codebook.md').read_text()
 
 
+@pytest.mark.parametrize('name', ['void', 'context'])
+def test_the_page_of_the_method_says_what_the_rows_of_the_benchmark_say(name: str) -> None:
+    rows = json.loads((ROOT / f'docs/benchmarks/{name}.json').read_text())
+    page = (ROOT / 'docs/codebook.md').read_text()
+    assert f'<!-- {name} -->\n{markdown(rows)}\n<!-- /{name} -->' in page
+
+
 def test_a_card_needs_rows_of_its_own_file(tiny_model: Path) -> None:
     with pytest.raises(card.CardError, match='no row was measured with this file'):
         card.own_rows(model_file.read(tiny_model), [ROW])
