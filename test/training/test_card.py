@@ -65,6 +65,17 @@ def test_the_page_of_the_method_says_what_the_rows_of_the_benchmark_say(name: st
     assert f'<!-- {name} -->\n{markdown(rows)}\n<!-- /{name} -->' in page
 
 
+def test_the_readme_says_of_a_context_what_its_rows_say() -> None:
+    rows = json.loads((ROOT / 'docs/benchmarks/context.json').read_text())
+    readme = ' '.join((ROOT / 'README.md').read_text().split())
+    street = {row['data']: row for row in rows if row['model'] == 'street-context'}
+    for data, name in (('road_anomaly21', 'RoadAnomaly21'), ('fs_static', 'Static')):
+        found = street[data]['metrics']
+        assert f'{100 * found["ap"]:.1f} / {100 * found["fpr95"]:.1f} on {name}' in readme
+    ratio = street['fs_static']['provenance']['timing']['time_over_trunk']
+    assert f'in {ratio:.1f} times the bare trunk' in readme
+
+
 def test_a_card_needs_rows_of_its_own_file(tiny_model: Path) -> None:
     with pytest.raises(card.CardError, match='no row was measured with this file'):
         card.own_rows(model_file.read(tiny_model), [ROW])
