@@ -95,7 +95,11 @@ ROWS: dict[str, dict[str, Any]] = {
     'M = 5': {'codevectors': 5},
     'M = 20': {'codevectors': 20},
     'D = 128': {'dimension': 128},
-}
+    'backbone fixed, no outlier data': {
+        **OFF, 'frozen_blocks': 16, 'coarse': 200, 'coarse_share': 0.7
+    },
+    'backbone fixed, shipped': {'frozen_blocks': 16, 'coarse': 200},
+}  # fmt: skip
 Score = Callable[[CodebookNet, Tensor], Tensor]
 # Scores of one and the same network: similarity [B, C, M, h, w] -> [B, h, w].
 SCORES: dict[str, Score] = {
@@ -115,8 +119,9 @@ SCORES: dict[str, Score] = {
         scores.anomaly_score(scores.weighted_top_k(s, net.top_k, net.temperature)), 3
     ),
 }
-# Scores of rows with a decoder besides.
+# Scores of rows with a decoder besides, and of those with a coarse codebook.
 CUES = ('reconstruction error', 'T1 + reconstruction error')
+COARSE = ('coarse codebook', 'T1 + coarse codebook')
 
 
 def judge(run: Path, pasted: Path, validation: Path) -> dict[str, Any]:
@@ -131,6 +136,10 @@ def judge(run: Path, pasted: Path, validation: Path) -> dict[str, Any]:
     def anomaly_scores(picture: Tensor) -> Mapping[str, Tensor]:
         found = similarity(picture)
         maps = {name: score(net, found) for name, score in SCORES.items()}
+        if net.coarse_codes is not None:
+            novelty = scores.coarse_novelty(net.maps(picture)[-1], net.coarse_codes)
+            mixed = scores.with_coarse(maps['T1'], novelty, net.coarse_share)
+            maps |= dict(zip(COARSE, (novelty, mixed), strict=True))
         if decoder is not None:
             error = reconstruction_cue(net, decoder, found, picture)
             maps |= dict(zip(CUES, (error, maps['T1'] + error), strict=True))
@@ -183,15 +192,20 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         cells.append(spread([row['miou'] for row in mine]))
         unused = ', '.join(str(row['unused codevectors']) for row in mine)
         lines.append(f'| {name} | {len(mine)} | {" | ".join(cells)} | {unused} |')
-    first = [row for row in rows if row['row'] == rows[0]['row']]
-    decoded = [row for row in rows if CUES[0] in row['scores']]
-    for same, names in ((first, list(SCORES)[1:]), (decoded, CUES)):
-        for score in names if same else ():
+    of_rows = list(by_row(rows).values())
+    more = [(of_rows[0], list(SCORES)[1:])]
+    more += [(mine, cues) for cues in (CUES, COARSE) for mine in of_rows if _has(mine, cues)]
+    for same, names in more:
+        for score in names:
             cells = [spread([row['scores'][score][key] for row in same]) for key in ('ap', 'fpr95')]
             lines.append(
                 f'| {same[0]["row"]}, score {score} | {len(same)} | {" | ".join(cells)} | | |'
             )
     return '\n'.join(lines) + '\n'
+
+
+def _has(rows: Sequence[dict[str, Any]], cues: Sequence[str]) -> bool:
+    return cues[0] in rows[0]['scores']
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from training import ablation, pasted
-from training.ablation import ROWS, SCHEDULE, SCORES, markdown, measure
+from training.ablation import COARSE, ROWS, SCHEDULE, SCORES, markdown, measure
 from training.data.folders import FolderError, load_anomaly_labels, read_anomaly_folder
 from training.data.outliers import OutlierError, held_out_categories, read_cut_outs
 from training.methods.codebook.task import Config
@@ -131,6 +131,20 @@ def test_a_row_has_every_score_and_is_not_trained_twice(
     assert json.loads((runs / 'M_=_1-3' / 'figures.json').read_text())['miou'] == figures['miou']
     monkeypatch.setattr(ablation, 'train', None)
     assert again() == figures
+
+
+def test_a_row_with_a_coarse_codebook_has_its_scores_besides(
+    root: Path, tmp_path: Path, tiny_schedule: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = 'backbone fixed, no outlier data'
+    monkeypatch.setitem(ROWS, name, {**ROWS[name], 'coarse': 2})
+    pasted.write_pasted(root, tmp_path / 'pasted')
+    found = measure(name, 0, root, tmp_path / 'pasted', tmp_path, tiny_schedule)
+    assert set(found['scores']) == {*SCORES, *COARSE}
+    alone, coarse, mixed = (found['scores'][score] for score in ('T1', *COARSE))
+    assert alone != coarse and mixed not in (alone, coarse)
+    text = markdown([found])
+    assert all(f'| {name}, score {score} | 1 |' in text for score in COARSE)
 
 
 def test_the_table_shows_mean_and_half_of_the_range() -> None:
