@@ -153,8 +153,13 @@ def ended_well() -> Callable[[Program, int], None]:
         assert program.wait() == 0, program.output
         assert 'Traceback' not in program.output, program.output
         assert '[ERROR]' not in program.output, program.output
-        left = (mapped & set(Path(SHARED_MEMORY).iterdir())) - program.segments_before
-        left -= _mapped()
+        # A program that still runs opens the port of one that has ended, and has it not yet mapped.
+        deadline = time.monotonic() + 5
+        while left := mapped & set(Path(SHARED_MEMORY).iterdir()) - program.segments_before:
+            left -= _mapped()
+            if not left or time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
         assert not left, f'left in shared memory: {left}'
 
     return check
