@@ -193,7 +193,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
         unused = ', '.join(str(row['unused codevectors']) for row in mine)
         lines.append(f'| {name} | {len(mine)} | {" | ".join(cells)} | {unused} |')
     of_rows = list(by_row(rows).values())
-    more = [(of_rows[0], list(SCORES)[1:])]
+    more: list[tuple[list[dict[str, Any]], Sequence[str]]] = [(of_rows[0], list(SCORES)[1:])]
     more += [(mine, cues) for cues in (CUES, COARSE) for mine in of_rows if _has(mine, cues)]
     for same, names in more:
         for score in names:
