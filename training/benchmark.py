@@ -307,7 +307,7 @@ def _benchmark(options: argparse.Namespace, rows: list[Row]) -> None:
     if options.page and not options.json:
         raise BenchmarkError('--page: its table is named as the file of --json; give both')
     if options.page:
-        _write_page('', options)  # markers that are missing are missed at once
+        _page('', options)  # markers that are missing are missed at once
     jobs = _jobs(options)
     for data, _ in jobs:
         if isinstance(data, AnomalyFolder) and data.left_out:
@@ -350,7 +350,7 @@ def _write(rows: Sequence[Row], options: argparse.Namespace) -> None:
     if options.markdown:
         write_text(options.markdown, markdown(rows))
     if options.page:
-        _write_page(markdown(rows), options)
+        write_text(options.page, _page(markdown(rows), options))
     if options.picture:
         # Imported here: matplotlib takes a second to import.
         from training.accuracy_picture import draw
@@ -358,15 +358,13 @@ def _write(rows: Sequence[Row], options: argparse.Namespace) -> None:
         draw(rows, options.picture)
 
 
-def _write_page(table: str, options: argparse.Namespace) -> None:
-    """Replace the page's table; CardError where it has no markers. No table: only look for them."""
+def _page(table: str, options: argparse.Namespace) -> str:
+    """The page with another table; CardError where it has no markers."""
     try:
         before = options.page.read_text(encoding='utf-8')
     except OSError as error:
         raise BenchmarkError(f'{options.page}: cannot be read: {error.strerror}') from error
-    page = with_table(before, table, options.json.stem)
-    if table:
-        write_text(options.page, page)
+    return with_table(before, table, options.json.stem)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
