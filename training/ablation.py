@@ -130,14 +130,12 @@ def judge(run: Path, pasted: Path, validation: Path) -> dict[str, Any]:
     config, net, decoder = task.config, task.net, task.decoder
     used = torch.zeros(len(config.classes) * config.codevectors, dtype=torch.long)
 
-    def similarity(picture: Tensor) -> Tensor:
-        return net.likelihood(net.encode(picture)).similarity
-
     def anomaly_scores(picture: Tensor) -> Mapping[str, Tensor]:
-        found = similarity(picture)
+        backbone = net.maps(picture)
+        found = net.likelihood(net.features(net.fusion(backbone))).similarity
         maps = {name: score(net, found) for name, score in SCORES.items()}
         if net.coarse_codes is not None:
-            novelty = scores.coarse_novelty(net.maps(picture)[-1], net.coarse_codes)
+            novelty = scores.coarse_novelty(backbone[-1], net.coarse_codes)
             mixed = scores.with_coarse(maps['T1'], novelty, net.coarse_share)
             maps |= dict(zip(COARSE, (novelty, mixed), strict=True))
         if decoder is not None:
@@ -146,7 +144,7 @@ def judge(run: Path, pasted: Path, validation: Path) -> dict[str, Any]:
         return maps
 
     def class_scores(picture: Tensor) -> Tensor:
-        found = similarity(picture)
+        found = net.likelihood(net.encode(picture)).similarity
         used.add_(scores.nearest_codes(found).flatten().bincount(minlength=len(used)))
         return scores.weighted_top_k(found, net.top_k, net.temperature)
 

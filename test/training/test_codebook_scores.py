@@ -176,7 +176,7 @@ def test_coarse_novelty_knows_directions_not_lengths(length: float) -> None:
 
 
 def test_coarse_novelty_is_the_nearest_of_all_codevectors() -> None:
-    features, codes = 3 * torch.randn(2, 8, 3, 4), unit(5, 8)
+    features, codes = unit(2, 8, 3, 4, seed=1) * torch.arange(1, 5), unit(5, 8)
     found = coarse_novelty(features, codes[:, :, None, None])
     for b, y, x in np.ndindex(2, 3, 4):
         one = features[b, :, y, x].double().numpy()
@@ -185,7 +185,7 @@ def test_coarse_novelty_is_the_nearest_of_all_codevectors() -> None:
 
 
 def test_the_shares_of_two_codebooks_sum_to_one() -> None:
-    anomaly, novelty = torch.rand(2, 8, 12), torch.full((2, 2, 3), 0.5)
+    anomaly, novelty = unit(2, 8, 12), torch.full((2, 2, 3), 0.5)
     found = with_coarse(anomaly, novelty, 0.25)
     torch.testing.assert_close(found, 0.75 * anomaly + 0.125)
     corners = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])

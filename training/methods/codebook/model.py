@@ -158,7 +158,7 @@ class CodebookNet(nn.Module):
         self.temperature = temperature
         self.smooth = smooth
         self.evidence = evidence
-        self.coarse_share = coarse_share if coarse else 0.0
+        self.coarse_share = coarse_share
         self.coarse_codes: Tensor | None
         shape = (coarse, self.backbone.channels[-1], 1, 1)
         self.register_buffer('coarse_codes', torch.zeros(shape) if coarse else None)
