@@ -358,7 +358,8 @@ class CodebookTask(lightning.LightningModule):
         config = self.config
         data: StreetData = self.trainer.datamodule  # type: ignore[attr-defined]
         self.class_weight.copy_(losses.class_weights(data.class_pixels()))
-        if self.net.coarse_codes is not None:
+        # A run that goes on has them from its checkpoint.
+        if self.net.coarse_codes is not None and not self.trainer.ckpt_path:
             pictures = track(data.some(coarse.PICTURES), 'fitting coarse codevectors')
             self.net.coarse_codes.copy_(
                 coarse.fitted(
