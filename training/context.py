@@ -11,7 +11,6 @@ only with parity, and calibrated on the training pictures.
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,19 +30,20 @@ from torch.nn import functional as F
 
 from training import parity
 from training.backbones import BackboneError, EfficientNetLite0, normalise
-from training.export import write_checked
-from training.exporting import Exported, Image, commit, parity_choice, run_model, stretched
+from training.export import summary, write_checked
+from training.exporting import Exported, Image, commit, parity_pictures, run_model, today
 from training.graph import ExportError, folded, to_onnx, with_half_weights
 from training.methods.codebook import coarse
-from training.methods.codebook.export import CodeCounts, normal_scores
+from training.methods.codebook.export import CodeCounts, mixed_kind, normal_scores
 from training.methods.codebook.scores import coarse_novelty
 from training.methods.codebook.task import SAMPLE_DRIVE, Config, StreetData
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.engines import EngineError
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelFileError
+from vq_anomaly_ros.replay.build_engine import frame_size
 
 _NOVELTY = 'context_novelty'  # names of tensors of the second network begin with _PREFIX
-_PREFIX, _ALONE = 'context_', 'score_alone'
+_PREFIX, _ALONE, _SHARE = 'context_', 'score_alone', 'share_context'
 
 
 class Context(nn.Module):
@@ -80,7 +80,7 @@ def beside(model: onnx.ModelProto, context: onnx.ModelProto, share: float) -> on
     for node in result.graph.node:
         for names in (node.input, node.output):
             names[:] = [_ALONE if name == 'score' else name for name in names]
-    shares = [('share_alone', 1 - share), ('share_context', share)]
+    shares = [('share_alone', 1 - share), (_SHARE, share)]
     result.graph.initializer.extend(second.graph.initializer)
     result.graph.initializer.extend(
         numpy_helper.from_array(np.array(value, np.float32), name) for name, value in shares
@@ -99,13 +99,17 @@ def with_context(
 ) -> Exported:
     """The parts of the new model file; `data`: folder of the data sets that the model learnt from.
 
-    Raises ExportError for a model of another method, or a size that is no multiple of 32.
+    Raises ExportError for a model of another method or with a context, or a size that is no
+    multiple of 32.
     """
     info = model.info
     if info.method != 'codebook':
         raise ExportError(f'{model.path}: is of the method {info.method}; give one of codebook')
     if any(side % 32 or side <= 0 for side in size):
-        raise ExportError(f'--size {size[1]}x{size[0]}: must be multiples of 32, as 768x384')
+        raise ExportError(f'--size {size[0]}x{size[1]}: must be multiples of 32, as 384x768')
+    graph = onnx.load(model.path)
+    if any(one.name == _SHARE for one in graph.graph.initializer):
+        raise ExportError(f'{model.path}: has a second backbone; give the file that it was made of')
     config = Config(
         classes=info.classes,
         datasets=tuple(name for name in info.training_data if name != SAMPLE_DRIVE),
@@ -117,27 +121,21 @@ def with_context(
     shown = track(list(pictures.some(coarse.PICTURES)), 'fitting coarse codevectors')
     context.codes = coarse.fitted(context.backbone, shown, size, count, config.seed)
     examples = [one.load() for one in pictures.examples]
-    chosen = [examples[index].image for index in parity_choice(len(examples))]
+    features = f'ImageNet features at {size[1]}x{size[0]}'
+    seen = f'minus the best cosine of {features} to a coarse codevector'
     codes = CodeCounts(np.zeros((len(info.classes), info.codevectors_per_class), np.int64))
     return Exported(
         info=replace(
             info,
             name=f'{info.name}-context',
-            score_kind=_kind(info.score_kind, share, size),
+            score_kind=mixed_kind(info.score_kind, seen, share),
             commit=commit(),
-            created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+            created=today(),
         ),
-        graph=beside(onnx.load(model.path), _graph(context, info.input_size), share),
-        pictures=np.stack([stretched(image, info.input_size) for image in chosen]),
+        graph=beside(graph, _graph(context, info.input_size), share),
+        pictures=parity_pictures([one.image for one in examples], info.input_size),
         network=partial(_outputs, model, context, share),
         normal_scores=partial(normal_scores, examples, codes),
-    )
-
-
-def _kind(kind: str, share: float, size: tuple[int, int]) -> str:
-    return (
-        f'{1 - share:.2f} of: {kind}; {share:.2f} of: minus the best cosine of ImageNet features '
-        f'at {size[1]}x{size[0]} to a coarse codevector'
     )
 
 
@@ -168,12 +166,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     try:
         model = model_file.read(model_file.find_model(options.model))
-        height, width = model.info.input_size
-        size = options.size or f'{width}x{height}'
-        columns, rows = _sides(size)
+        size = options.size or model.info.input_size
         if not 0 < options.share < 1:
             raise ExportError(f'--share {options.share}: must lie between 0 and 1')
-        parts = with_context(model, options.data, (rows, columns), options.share, options.count)
+        parts = with_context(model, options.data, size, options.share, options.count)
         made = write_checked(parts, options.out)
     except (
         BackboneError, ExportError, EngineError, ModelFileError, parity.ParityError, OSError,
@@ -181,15 +177,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     ) as error:  # fmt: skip
         print(f'training.context: {error}', file=sys.stderr)
         return 1
-    print(f'{made.path}: {made.path.stat().st_size / 2**20:.1f} MiB, sha256 {made.sha256[:12]}')
+    print(summary(made))
     return 0
-
-
-def _sides(size: str) -> tuple[int, int]:
-    width, sign, height = size.partition('x')
-    if not (sign and width.isdigit() and height.isdigit()):
-        raise ExportError(f'--size {size}: write it as WIDTHxHEIGHT, as 768x384')
-    return int(width), int(height)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -198,7 +187,8 @@ def _parser() -> argparse.ArgumentParser:
     add('model', help='model file of the method codebook, or the name of a shipped one')
     add('--data', type=Path, required=True, help='folder of the data sets it was trained on')
     add('--out', type=Path, required=True, help='model file to write')
-    add('--size', metavar='WxH', help='input of the second backbone (default: that of the model)')
+    size_help = 'input of the second backbone, as 384x768 (default: that of the model)'
+    add('--size', type=frame_size, metavar='HxW', help=size_help)
     add('--share', type=float, default=0.3, help='of the second backbone in the score (0..1)')
     add('--count', type=int, default=200, help='coarse codevectors')
     return parser

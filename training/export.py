@@ -77,6 +77,12 @@ def write_checked(parts: Exported, out: Path) -> ModelFile:
     return model_file.write(parts.graph, info, out)
 
 
+def summary(model: ModelFile) -> str:
+    """A line about a model file that was written: path, size, hash."""
+    size = model.path.stat().st_size / 2**20
+    return f'{model.path}: {size:.1f} MiB, sha256 {model.sha256[:12]}'
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog='training.export', description=__doc__)
@@ -89,8 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ExportError, EngineError, parity.ParityError, OSError, ValueError) as error:
         print(f'training.export: {error}', file=sys.stderr)
         return 1
-    size = model.path.stat().st_size / 2**20
-    print(f'{model.path}: {size:.1f} MiB, sha256 {model.sha256[:12]}')
+    print(summary(model))
     print(json.dumps(model.info.parity, indent=2))
     return 0
 

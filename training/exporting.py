@@ -85,7 +85,7 @@ def describe_score_only(
         commit=commit(),
         weights_sha256='0' * 64,
         parity={},
-        created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        created=today(),
     )
 
 
@@ -100,7 +100,7 @@ def exported_score_only(
     return Exported(
         info=info,
         graph=with_half_weights(to_onnx(scorer, example, _SCORE_ONLY), small),
-        pictures=np.stack([pictures[index] for index in parity_choice(len(pictures))]),
+        pictures=parity_pictures(pictures, info.input_size),
         network=partial(run_network, scorer, names=_SCORE_ONLY),
         normal_scores=partial(normal_scores, pictures),
     )
@@ -123,9 +123,10 @@ def trained_state(run: Path) -> dict[str, Any]:
     return dict(state['state_dict'])
 
 
-def parity_choice(count: int) -> range:
-    """Which of `count` pictures the gate of parity sees: at most about two dozen, evenly taken."""
-    return range(0, count, max(1, count // _PARITY_PICTURES))
+def parity_pictures(pictures: Sequence[Image], size: Sequence[int]) -> Image:
+    """What the gate of parity sees, [n, h, w, 3]: about two dozen, evenly taken, at (h, w)."""
+    chosen = pictures[:: max(1, len(pictures) // _PARITY_PICTURES)]
+    return np.stack([stretched(picture, size) for picture in chosen])
 
 
 def stretched(picture: Image, size: Sequence[int]) -> Image:
@@ -184,6 +185,11 @@ def terms(datasets: Sequence[str], outliers: Sequence[str] = ()) -> str:
 def _terms_of(name: str) -> str:
     folder = name.split('/')[0]
     return _TERMS.get(name) or _TERMS.get(folder) or f'{folder} (see its own terms)'
+
+
+def today() -> str:
+    """The date (UTC) of an export, ISO."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def commit() -> str:

@@ -373,7 +373,7 @@ def test_a_context_changes_the_score_and_nothing_else(
     """(1 - share) of the model's own score, share of the novelty, which is -1..1; calibrated."""
     out = tmp_path / 'beside.onnx'
     command = [str(exported), '--data', str(data), '--out', str(out), '--count', '5']
-    assert context.main([*command, '--share', '0.25', '--size', '96x64']) == 0, capsys.readouterr()
+    assert context.main([*command, '--share', '0.25', '--size', '64x96']) == 0, capsys.readouterr()
     made, alone = model_file.read(out), model_file.read(exported)
     assert (
         made.info.name == 'small-context' and 'ImageNet features at 96x64' in made.info.score_kind
@@ -390,13 +390,16 @@ def test_a_context_changes_the_score_and_nothing_else(
         novelty = (found['score'] - 0.75 * expected['score']) / 0.25
         assert novelty.min() >= -1.0001 and novelty.max() <= 1.0001
         assert novelty.std() > 0.001, 'it differs from place to place'
+    again = tmp_path / 'again.onnx'
+    assert context.main([str(out), '--data', str(data), '--out', str(again), '--count', '5']) == 1
+    assert 'beside.onnx: has a second backbone; give the file' in capsys.readouterr().err
+    assert not again.exists()
 
 
 @pytest.mark.parametrize(
     ('options', 'said'),
     [
-        (['--size', '100x64'], '--size 100x64: must be multiples of 32'),
-        (['--size', 'large'], '--size large: write it as WIDTHxHEIGHT'),
+        (['--size', '64x100'], '--size 64x100: must be multiples of 32'),
         (['--share', '1.5'], '--share 1.5: must lie between 0 and 1'),
     ],
 )
@@ -412,6 +415,16 @@ def test_a_context_that_cannot_be_is_refused(
     command = [str(exported), '--data', str(data), '--out', str(out), *options]
     assert context.main(command) == 1
     assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_size_is_written_as_everywhere(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [str(exported), '--data', str(tmp_path), '--out', str(tmp_path / 'beside.onnx')]
+    with pytest.raises(SystemExit, match='2'):
+        context.main([*command, '--size', 'large'])
+    assert 'write HEIGHTxWIDTH' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,11 +20,12 @@ from training.data.street import Example
 from training.exporting import (
     Exported,
     commit,
-    parity_choice,
+    parity_pictures,
     run_model,
     run_network,
     stretched,
     terms,
+    today,
     trained_state,
 )
 from training.graph import folded, to_onnx, with_half_weights
@@ -82,7 +82,7 @@ def describe(config: Config) -> ModelInfo:
         commit=commit(),
         weights_sha256='0' * 64,
         parity={},
-        created=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        created=today(),
     )
 
 
@@ -95,9 +95,13 @@ def score_kind(config: Config) -> str:
     if config.smooth > 1:
         kind += f', mean of {config.smooth}x{config.smooth} positions'
     if config.coarse:
-        share = config.coarse_share
-        kind = f'{1 - share:.2f} of: {kind}; {share:.2f} of: minus the best coarse cosine'
+        kind = mixed_kind(kind, 'minus the best coarse cosine', config.coarse_share)
     return kind
+
+
+def mixed_kind(kind: str, coarse: str, share: float) -> str:
+    """In words, a score of which a share is that of a coarse codebook."""
+    return f'{1 - share:.2f} of: {kind}; {share:.2f} of: {coarse}'
 
 
 def graph_of(net: nn.Module, config: Config) -> onnx.ModelProto:
@@ -151,12 +155,11 @@ def exported(run: Path, config: Config, data: Path) -> Exported:
     """The parts of a run's model file; `data`: folder of the data sets."""
     net = load_task(run, config).net
     examples = [one.load() for one in read_examples(replace(config, repeats=()), data)]
-    chosen = [examples[index].image for index in parity_choice(len(examples))]
     codes = CodeCounts(np.zeros((len(config.classes), config.codevectors), np.int64))
     return Exported(
         info=describe(config),
         graph=graph_of(net, config),
-        pictures=np.stack([stretched(image, config.input_size) for image in chosen]),
+        pictures=parity_pictures([one.image for one in examples], config.input_size),
         network=partial(run_network, net, names=OUTPUTS),
         normal_scores=partial(normal_scores, examples, codes),
         facts=lambda: {'codebook_usage': codes.usage(config.classes)},
