@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -75,8 +76,15 @@ class EfficientNetLite(nn.Module):
     mean = (127.0, 127.0, 127.0)
     std = (128.0, 128.0, 128.0)
 
-    def __init__(self, pretrained: bool = True, blocks: int = 0) -> None:
-        """blocks: how many of them, 0 = all."""
+    def __init__(
+        self, pretrained: bool = True, blocks: int = 0, left_out: Sequence[int] = ()
+    ) -> None:
+        """blocks: how many of them, 0 = all; left_out: which of these are left out.
+
+        Raises BackboneError for a number of blocks that is no end of a stage, and for a block that
+        cannot be left out: only one that adds to what it is given (He et al. 2016) can, because
+        those behind it are then still given a map of the kind that they know (Veit et al. 2016).
+        """
         super().__init__()
         blocks = blocks or max(self.taps) + 1
         if blocks - 1 not in self.taps:
@@ -98,10 +106,27 @@ class EfficientNetLite(nn.Module):
             net.load_state_dict(torch.load(self.weights(), weights_only=True))
         self.stem = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6())
         self.blocks = net._blocks[:blocks]
+        for index in left_out:
+            self._leave_out(index)
         for block in self.blocks:
+            if isinstance(block, nn.Identity):
+                continue
             depthwise = block._depthwise_conv
             if depthwise.kernel_size[0] > 3 or depthwise.stride[0] > 1:
                 block._depthwise_conv = FullPrecision(depthwise)
+
+    def _leave_out(self, index: int) -> None:
+        """Hand on what block `index` is given; the other blocks keep their numbers."""
+        adding = [
+            number for number, block in enumerate(self.blocks)
+            if not isinstance(block, nn.Identity) and _adds(block)
+        ]  # fmt: skip
+        if index not in adding:
+            raise BackboneError(
+                f'EfficientNet-{self.version} cannot leave out block {index}: only those that add '
+                f'to what they are given, {", ".join(map(str, adding))}'
+            )
+        self.blocks[index] = nn.Identity()
 
     @staticmethod
     def weights() -> Path:
@@ -125,6 +150,13 @@ class EfficientNetLite(nn.Module):
             if index in self.taps:
                 maps.append(x)
         return tuple(maps)
+
+
+def _adds(block: nn.Module) -> bool:
+    """Whether a block's output is the sum of its input and what it makes of it."""
+    convolutions = [one for one in block.modules() if isinstance(one, nn.Conv2d)]
+    same_size = all(one.stride in (1, (1, 1), [1], [1, 1]) for one in convolutions)
+    return same_size and convolutions[0].in_channels == convolutions[-1].out_channels
 
 
 class EfficientNetLite0(EfficientNetLite):

@@ -3,8 +3,9 @@
 `python -m training.interpolate RUN --data ROOT --out NEW [--share 0.5]` writes a run of weights on
 the straight line from the one to the other (Wortsman et al. 2022: fine-tuning gains on what it is
 tuned on and loses elsewhere; weights half-way keep most of both). The batch norms are measured anew
-on training crops, and codevectors that no position of the training pictures is nearest to take half
-of the positions of the most used one of their class.
+on training crops, coarse codevectors are fitted anew to the map that the backbone now gives, and
+codevectors that no position of the training pictures is nearest to take half of the positions of
+the most used one of their class. `--share 1` does that to the run itself.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from training.checkpoints import AtomicCheckpoints
 from training.export import load_task
 from training.exporting import stretched
 from training.graph import ExportError
+from training.methods.codebook import coarse
 from training.methods.codebook.task import CodebookTask, Config, StreetData
 from training.train import ConfigError, load_start, write_config
 
@@ -129,6 +131,11 @@ def interpolate(run: Path, data: Path, out: Path, share: float) -> tuple[int, in
     load_start(start, pictures, Path(config.start_from))
     task = interpolated(start, end, share)
     measure_norms(task, list(islice(_crops(pictures), _MEASURED_BATCHES)))
+    if task.net.coarse_codes is not None:
+        shown = track(list(pictures.some(coarse.PICTURES)), 'fitting coarse codevectors')
+        task.net.coarse_codes.copy_(
+            coarse.fitted(task.net.backbone, shown, config.input_size, config.coarse, config.seed)
+        )
     with torch.no_grad():
         features = labelled_features(task, pictures)
         moved = split_unused(task.net.codevectors.data, features)

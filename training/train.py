@@ -28,6 +28,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from training.backbones import BackboneError
 from training.checkpoints import AtomicCheckpoints
+from training.graph import folded
 from training.methods.ccl.data import CclData
 from training.methods.ccl.task import CclTask
 from training.methods.ccl.task import Config as CclConfig
@@ -41,6 +42,7 @@ from training.warm_start import (
     model_file_weights,
     refuse_other_backbone,
     unfolded,
+    with_own_blocks,
 )
 
 CONFIGS = Path(__file__).parent / 'configs'
@@ -171,12 +173,17 @@ def _from_model_file(task: CodebookTask, data: StreetData, start: Path) -> list[
         if name in known and known[name].shape == own[index].shape:
             own[index] = known[name]
     weights['codevectors'] = own
+    if task.config.start_blocks:
+        as_it_is = folded(task.net).state_dict()
+        weights = with_own_blocks(weights, as_it_is, task.config.start_blocks)
     anew = unfolded(task.net, weights, torch.cat([pictures for pictures, _ in batches]))
     return anew + [f'codevectors of {n}' for n in task.config.classes if n not in known]
 
 
 def _from_checkpoint(task: lightning.LightningModule, start: Path) -> list[str]:
     state, own = checkpoint_weights(start), task.state_dict()
+    if isinstance(task, CodebookTask) and task.config.start_blocks:
+        state = with_own_blocks(state, own, task.config.start_blocks)
     fitting = {
         name: value
         for name, value in state.items()

@@ -98,6 +98,18 @@ def unfolded(net: nn.Module, weights: Mapping[str, Tensor], pictures: Tensor) ->
     return lacking
 
 
+def with_own_blocks(
+    weights: Mapping[str, Tensor], own: Mapping[str, Tensor], blocks: int
+) -> dict[str, Tensor]:
+    """`weights` with those of `own` for the backbone's blocks `blocks` (from 0) and later."""
+    later = {}
+    for name, value in own.items():
+        number = name.rpartition('backbone.blocks.')[2].partition('.')[0]
+        if 'backbone.blocks.' in name and int(number) >= blocks:
+            later[name] = value
+    return {**weights, **later}
+
+
 def refuse_other_backbone(lacking: Sequence[str]) -> None:
     """StartError where names of tensors that a start lacks are of the backbone."""
     backbone = [name for name in lacking if 'backbone.' in name]

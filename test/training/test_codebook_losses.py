@@ -33,6 +33,18 @@ def test_attraction_of_an_own_score_below_the_bound() -> None:
     assert value.item() == pytest.approx((0.4**2 + 0.0) / 2, rel=1e-5)
 
 
+@pytest.mark.parametrize('length', [0.1, 7.0])
+def test_forgetting_is_the_mean_distance_on_the_sphere(length: float) -> None:
+    """0 in the direction that was taught, 1 at right angles to it, 2 opposite; length is free."""
+    taught = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 2.0]]).T.view(1, 2, 1, 3)
+    found = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]).T.view(1, 2, 1, 3) * length
+    assert losses.forgetting(found, taught).item() == pytest.approx((0 + 1 + 2) / 3, abs=1e-6)
+    turning = found[..., 1:2].clone().requires_grad_()
+    losses.forgetting(turning, taught[..., 1:2]).backward()
+    assert turning.grad is not None
+    assert turning.grad[0, 0, 0, 0] < 0 and turning.grad[0, 1, 0, 0].abs() < 1e-6
+
+
 SETS = torch.tensor([[True, True, False], [False, False, True]])
 
 

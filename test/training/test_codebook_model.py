@@ -87,3 +87,30 @@ def test_a_shorter_backbone_ends_at_a_coarser_map() -> None:
     assert [m.shape[1:] for m in maps] == [(24, 16, 24), (40, 8, 12), (112, 4, 6)]
     with pytest.raises(BackboneError, match='cannot end after 7 blocks; use 3, 5, 11, 16'):
         EfficientNetLite0(pretrained=False, blocks=7)
+
+
+def test_a_block_that_is_left_out_hands_on_what_it_is_given() -> None:
+    torch.manual_seed(0)
+    whole = EfficientNetLite0(pretrained=False).eval()
+    short = EfficientNetLite0(pretrained=False, left_out=(12, 13)).eval()
+    own = short.state_dict()
+    assert set(whole.state_dict()) - set(own) == {
+        name for name in whole.state_dict() if name.startswith(('blocks.12.', 'blocks.13.'))
+    }
+    short.load_state_dict({name: whole.state_dict()[name] for name in own})
+    pictures = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        maps, found = whole(pictures), short(pictures)
+        expected = whole.blocks[11](maps[2])
+        for number in (14, 15):
+            expected = whole.blocks[number](expected)
+    torch.testing.assert_close(found[3], expected)
+    assert all(torch.equal(one, other) for one, other in zip(found[:3], maps[:3], strict=True))
+    assert not torch.equal(found[3], maps[3])
+
+
+@pytest.mark.parametrize('block', [0, 11, 15, 16, -1])
+def test_a_block_that_adds_nothing_to_its_input_cannot_be_left_out(block: int) -> None:
+    """Another stride or another number of channels: those behind would not fit."""
+    with pytest.raises(BackboneError, match=f'leave out block {block}: .* 2, 4, 6, 7, 9, 10, 12'):
+        EfficientNetLite0(pretrained=False, left_out=(block,))

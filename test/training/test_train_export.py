@@ -24,10 +24,21 @@ from onnx import numpy_helper
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from training import context, export, parity
-from training.data.street import CAMVID_CLASSES
+from training.backbones import EfficientNetLite0
+from training.data.street import CAMVID_CLASSES, read_street
+from training.methods.codebook import coarse
 from training.methods.codebook import export as codebook_export
 from training.methods.codebook.task import Config
-from training.train import ConfigError, config_from, main, read_config, train, write_config
+from training.train import (
+    ConfigError,
+    config_from,
+    load_start,
+    main,
+    parts,
+    read_config,
+    train,
+    write_config,
+)
 from training.warm_start import codevectors, model_file_weights
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.detector import Detector, DetectorConfig
@@ -174,7 +185,7 @@ def test_every_term_trains_and_exports(data: Path, tmp_path: Path, update: str) 
         ({'assignment': 'magic'}, "use 'nearest'"),
         ({'crop': (64, 90)}, 'must be multiples of 32'),
         ({'blocks': 5}, 'use blocks = 11 or 16'),
-        ({'coarse': 3, 'frozen_blocks': 3}, 'set frozen_blocks to 16, or coarse to 0'),
+        ({'coarse': 3, 'frozen_blocks': 3}, 'set frozen_blocks to 16, remember_weight above 0'),
         ({'coarse': 900, 'frozen_blocks': 16}, '900 codevectors cannot be fitted to 30 labelled'),
     ],
 )
@@ -216,6 +227,59 @@ def test_fine_tuning_begins_with_the_weights_of_a_model_file(
     torch.testing.assert_close(own, weights['features.project.weight'])
     codes = codevectors(model, graph, weights, 64)['pole']
     torch.testing.assert_close(net.codebook[CAMVID_CLASSES.index('pole')], codes)
+
+
+def blocks_of(state: dict[str, Any]) -> EfficientNetLite0:
+    """The backbone of a task's weights."""
+    backbone = EfficientNetLite0(pretrained=False).eval()
+    backbone.load_state_dict({n: state[f'net.backbone.{n}'] for n in backbone.state_dict()})
+    return backbone
+
+
+def test_fine_tuning_can_leave_the_later_blocks_to_imagenet(
+    data: Path, run: Path, exported: Path, tmp_path: Path
+) -> None:
+    """From a model file or a checkpoint: the blocks before are its own, those behind are not."""
+    imagenet = EfficientNetLite0().state_dict()
+    before = torch.load(run / 'last.ckpt', weights_only=False)['state_dict']
+    early, late = (f'blocks.{n}._project_conv.weight' for n in (10, 11))
+    assert not torch.equal(before[f'net.backbone.{late}'], imagenet[late]), 'it was trained'
+    for start in (run / 'last.ckpt', exported):
+        config = dataclasses.replace(
+            SMALL, start_from=str(start), start_blocks=11, learning_rate=0.0
+        )
+        task, pictures = parts(config, data)
+        load_start(task, pictures, start)
+        state = task.state_dict()
+        found = blocks_of(state)
+        maps = torch.randn(1, 112, 4, 6)
+        with torch.no_grad():
+            expected = EfficientNetLite0().eval().blocks[11](maps)
+            kept = found.blocks[11](maps)
+            torch.testing.assert_close(kept, expected, atol=1e-4, rtol=1e-3)
+            trained = blocks_of(before).blocks[11](maps)
+            assert not torch.allclose(trained, expected, atol=1e-2)
+        if start.suffix == '.ckpt':  # in a model file the norms are part of it
+            assert torch.equal(state[f'net.backbone.{early}'], before[f'net.backbone.{early}'])
+
+
+def test_a_backbone_that_learns_remembers(data: Path, tmp_path: Path) -> None:
+    """The later blocks come closer to what ImageNet's weights give, the frozen ones stay."""
+    config = dataclasses.replace(
+        SHALLOW, frozen_blocks=8, left_out=(9,), remember_weight=5.0, coarse=3, epochs=20,
+        learning_rate=0.003, backbone_rate=1.0, restart_until=0.0,
+    )  # fmt: skip
+    train(config, data, tmp_path, progress=False)
+    distance = scalars(tmp_path)['loss/remember']
+    assert distance[-1] < 0.8 * distance[0]
+    state = torch.load(tmp_path / 'last.ckpt', weights_only=False)['state_dict']
+    assert not any('memory' in name for name in state), 'no part of what is kept'
+    imagenet = EfficientNetLite0(blocks=11)
+    name = 'blocks.7._project_conv.weight'
+    assert torch.equal(state[f'net.backbone.{name}'], imagenet.state_dict()[name])
+    examples = read_street(data / 'streets', CAMVID_CLASSES)
+    codes = coarse.fitted(imagenet, list(examples), config.input_size, 3, config.seed)
+    torch.testing.assert_close(state['net.coarse_codes'], codes, msg='of what is remembered')
 
 
 def test_fine_tuning_can_add_a_class(

@@ -78,6 +78,16 @@ def repulsion(class_scores: Tensor, where: Tensor, below: float) -> Tensor:
     return _mean(F.relu(class_scores.amax(dim=1) - below).square(), where)
 
 
+def forgetting(found: Tensor, taught: Tensor) -> Tensor:
+    """Mean of 1 - <f, t> / (|f| |t|): how far a map has left the directions that were taught.
+
+    found, taught: [B, D, h, w], the same positions under weights that learn and weights that do
+    not (feature distillation after Romero et al. 2015, against forgetting after Li & Hoiem 2016;
+    the cosine, because a coarse codebook looks at directions alone). In [0, 2].
+    """
+    return 1 - F.cosine_similarity(found.float(), taught.float(), dim=1).mean()
+
+
 def class_weights(pixels: Tensor) -> Tensor:
     """Weights of the cross-entropy from pixel counts [C]: 1 / sqrt(share), within 0.4..3.
 

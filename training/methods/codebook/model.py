@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -142,15 +143,17 @@ class CodebookNet(nn.Module):
         evidence: float = 0.0,
         coarse: int = 0,
         coarse_share: float = 0.0,
+        left_out: Sequence[int] = (),
     ) -> None:
         """`smooth`: side of the window whose mean the anomaly score is (1: none), at stride 4.
 
         `evidence`: temperature at which all classes together explain a position; 0: the best one.
         `coarse`: codevectors of the backbone's deepest map, whose novelty is the share
         `coarse_share` of the anomaly score; 0: none. They are zero until they are fitted (coarse).
+        `blocks`, `left_out`: of the backbone, see EfficientNetLite.
         """
         super().__init__()
-        self.backbone = EfficientNetLite0(pretrained, blocks)
+        self.backbone = EfficientNetLite0(pretrained, blocks, left_out)
         self.fusion = Fusion(self.backbone.channels, channels, fine)
         self.features = UnitFeatures(fine, dimension)
         self.codevectors = nn.Parameter(torch.randn(classes, codevectors, dimension))

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from training import distributed
+from training.backbones import EfficientNetLite0, normalise
 from training.data.folders import VOID
 from training.data.known import known_objects
 from training.data.outliers import PASTED, Paster, held_out_categories, read_cut_outs
@@ -102,6 +103,7 @@ class Config:
     channels: int = 96  # of the fused maps at strides 8 and more
     fine_channels: int = 48  # of that at stride 4
     blocks: int = 16  # of EfficientNet-lite0; 11 end at stride 16
+    left_out: Sequence[int] = ()  # blocks of these that are left out, counted from 0
     top_k: int = 3
     temperature: float = 0.07
 
@@ -135,6 +137,7 @@ class Config:
     void_weight: float = 2.0
     pasted_below: float = 0.2
     pasted_weight: float = 4.0
+    remember_weight: float = 0.0  # of the deepest map's distance to what ImageNet's weights give
 
     epochs: int = 24
     batch_size: int = 8  # of all processes together
@@ -146,6 +149,9 @@ class Config:
     weight_decay: float = 0.01
     average_weights: float = 0.0  # decay of the moving average of the weights (0: none)
     start_from: str = ''  # checkpoint or model file whose weights a new run begins with
+    start_blocks: int = (
+        0  # of the backbone that are taken from there, the others ImageNet's (0: all)
+    )
     precision: str = 'auto'  # Lightning's, or the fastest that this machine computes with
     workers: int = 1
     seed: int = 0
@@ -285,6 +291,21 @@ class StreetData(lightning.LightningDataModule):
         )
 
 
+class Memory:
+    """The deepest map of a backbone with its ImageNet weights; no part of what is trained or kept."""
+
+    def __init__(self, blocks: int, device: torch.device) -> None:
+        """Raises BackboneError where backbone or weights are not installed."""
+        self.backbone = EfficientNetLite0(blocks=blocks).eval().requires_grad_(False).to(device)
+        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """uint8 RGB [B, H, W, 3] -> [B, D, h, w]."""
+        deepest: Tensor = self.backbone(normalise(pictures, self.backbone))[-1]
+        return deepest
+
+
 class CodebookTask(lightning.LightningModule):
     """L = segmentation + attraction + repulsion of void + repulsion of pasted objects."""
 
@@ -310,6 +331,7 @@ class CodebookTask(lightning.LightningModule):
             config.evidence,
             config.coarse,
             config.coarse_share,
+            config.left_out,
         )
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net.backbone.freeze(config.frozen_blocks)
@@ -333,13 +355,15 @@ class CodebookTask(lightning.LightningModule):
             )
         if config.restart_by not in ('feature', 'split'):
             raise ValueError(f"restart_by is {config.restart_by!r}: use 'feature' or 'split'")
-        if config.coarse and config.frozen_blocks < config.blocks:
+        kept = config.frozen_blocks >= config.blocks or config.remember_weight
+        if config.coarse and not kept:
             raise ValueError(
-                'coarse: these codevectors describe the maps of a backbone that stays as it is; '
-                f'set frozen_blocks to {config.blocks}, or coarse to 0'
+                'coarse: these codevectors describe the map that ImageNet weights give; set '
+                f'frozen_blocks to {config.blocks}, remember_weight above 0, or coarse to 0'
             )
         if config.assignment not in ('nearest', 'balanced'):
             raise ValueError(f"assignment is {config.assignment!r}: use 'nearest' or 'balanced'")
+        self.memory: Memory | None = None  # made where a training begins
         self.decoder: Decoder | None = None
         if config.reconstruct_weight:
             labels = len(config.classes) if config.reconstruct_labels else 0
@@ -358,13 +382,15 @@ class CodebookTask(lightning.LightningModule):
         config = self.config
         data: StreetData = self.trainer.datamodule  # type: ignore[attr-defined]
         self.class_weight.copy_(losses.class_weights(data.class_pixels()))
+        backbone = self.net.backbone
+        if config.remember_weight:
+            self.memory = Memory(config.blocks, self.device)
+            backbone = self.memory.backbone
         # A run that goes on has them from its checkpoint.
         if self.net.coarse_codes is not None and not self.trainer.ckpt_path:
             pictures = track(data.some(coarse.PICTURES), 'fitting coarse codevectors')
             self.net.coarse_codes.copy_(
-                coarse.fitted(
-                    self.net.backbone, pictures, config.input_size, config.coarse, config.seed
-                )
+                coarse.fitted(backbone, pictures, config.input_size, config.coarse, config.seed)
             )
 
     def terms(self, likelihood: Likelihood, labels: Tensor) -> dict[str, Tensor]:
@@ -387,12 +413,17 @@ class CodebookTask(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """One batch of crops and coarse labels -> the loss."""
-        pictures, labels = batch
-        features = self.net.encode(pictures)
+        config, (pictures, labels) = self.config, batch
+        maps = self.net.maps(pictures)
+        features = self.net.features(self.net.fusion(maps))
         likelihood = self.net.likelihood(features)
         terms = self.terms(likelihood, labels) | self.further_terms(
             pictures, features, likelihood, labels
         )
+        if self.memory is not None:
+            terms['remember'] = config.remember_weight * losses.forgetting(
+                maps[-1], self.memory(pictures)
+            )
         loss = torch.stack(list(terms.values())).sum()
         self.log('loss', loss, prog_bar=True)
         self.log_dict({f'loss/{name}': value.detach() for name, value in terms.items()})
