@@ -4,8 +4,13 @@ A network that was fine-tuned on labels and pasted objects has forgotten what Im
 other things. The new file runs both: classes, codes and class scores are those of the model, and
 the share `--share` of the anomaly score is how unlike the coarse codevectors (fitted to the model's
 own training pictures) the deepest map of an EfficientNet-lite0 is that keeps its ImageNet weights.
-That costs the time of a second backbone, less with a smaller `--size`. Written as every model file:
-only with parity, and calibrated on the training pictures.
+That costs the time of a second backbone, less with a smaller `--size`.
+
+`--shared N` lets both have the stem and the first N blocks in common, which are the model's, and
+adds the later ones alone. They begin with ImageNet's weights and learn in `--steps` steps, on the
+model's training crops, to give what the whole untouched backbone gives for the same picture; no
+label is used. Written as every model file: only with parity, and calibrated on the training
+pictures.
 """
 
 from __future__ import annotations
@@ -13,10 +18,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -29,14 +35,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training import parity
-from training.backbones import BackboneError, EfficientNetLite0, normalise
+from training.backbones import BackboneError, EfficientNetLite, EfficientNetLite0, normalise
 from training.export import summary, write_checked
 from training.exporting import Exported, Image, commit, parity_pictures, run_model, today
 from training.graph import ExportError, folded, to_onnx, with_half_weights
 from training.methods.codebook import coarse
 from training.methods.codebook.export import CodeCounts, mixed_kind, normal_scores
+from training.methods.codebook.memory import remembered
 from training.methods.codebook.scores import coarse_novelty
-from training.methods.codebook.task import SAMPLE_DRIVE, Config, StreetData
+from training.methods.codebook.task import SAMPLE_DRIVE, CodebookTask, StreetData
+from training.train import ConfigError, load_start, read_config
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.engines import EngineError
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelFileError
@@ -53,10 +61,11 @@ class Context(nn.Module):
     map_size: (h, w) of what is given.
     """
 
-    def __init__(self, size: tuple[int, int], map_size: tuple[int, int]) -> None:
-        """Raises BackboneError where backbone or weights are not installed."""
+    def __init__(
+        self, backbone: EfficientNetLite, size: tuple[int, int], map_size: tuple[int, int]
+    ) -> None:
         super().__init__()
-        self.backbone = EfficientNetLite0()
+        self.backbone = backbone
         self.size, self.map_size = size, map_size
         self.codes: Tensor
         self.register_buffer('codes', torch.zeros(1, self.backbone.channels[-1], 1, 1))
@@ -65,18 +74,54 @@ class Context(nn.Module):
         x = normalise(pictures, self.backbone)
         if self.size != pictures.shape[1:3]:
             x = F.interpolate(x, self.size, mode='bilinear', align_corners=False)
-        novelty = coarse_novelty(self.backbone(x)[-1], self.codes).unsqueeze(1)
+        return self.novelty(self.backbone(x)[-1])
+
+    def novelty(self, deepest: Tensor) -> Tensor:
+        """The backbone's deepest map [N, D, h', w'] -> [N, h, w]."""
+        novelty = coarse_novelty(deepest, self.codes).unsqueeze(1)
         return F.interpolate(novelty, self.map_size, mode='bilinear', align_corners=False)[:, 0]
 
 
-def beside(model: onnx.ModelProto, context: onnx.ModelProto, share: float) -> onnx.ModelProto:
+class Behind(nn.Module):
+    """As `Context`, of the map that block `first - 1` gives instead of the picture."""
+
+    def __init__(self, context: Context, first: int) -> None:
+        super().__init__()
+        self.context, self.first = context, first
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.context.backbone.blocks[self.first :]:
+            x = block(x)
+        return self.context.novelty(x)
+
+
+def given_to(model: onnx.ModelProto, first: int) -> str:
+    """Name of the tensor that block `first` of a model's backbone is given.
+
+    Raises ExportError where the model has no such block.
+    """
+    weight = f'backbone.blocks.{first}._expand_conv.weight'
+    for node in model.graph.node:
+        if node.op_type == 'Conv' and node.input[1] == weight:
+            return str(node.input[0])
+    raise ExportError(
+        f'--shared {first}: the backbone of the model has no block {first} to begin beside'
+    )
+
+
+def beside(
+    model: onnx.ModelProto, context: onnx.ModelProto, share: float, source: str = 'image'
+) -> onnx.ModelProto:
     """The graph of `model` whose `score` is (1 - share) * its own + share * that of `context`.
 
-    Both take `image`; `context` gives `context_novelty` of the score's shape.
+    `context` takes the tensor `source` of `model` as its `image`, and gives `context_novelty` of
+    the score's shape.
     """
     result, second = onnx.ModelProto(), onnx.ModelProto()
     result.CopyFrom(model)
     second.CopyFrom(onnx.compose.add_prefix(context, _PREFIX, rename_inputs=False))
+    for node in second.graph.node:
+        node.input[:] = [source if name == 'image' else name for name in node.input]
     for node in result.graph.node:
         for names in (node.input, node.output):
             names[:] = [_ALONE if name == 'score' else name for name in names]
@@ -94,55 +139,123 @@ def beside(model: onnx.ModelProto, context: onnx.ModelProto, share: float) -> on
     return result
 
 
-def with_context(
-    model: ModelFile, data: Path, size: tuple[int, int], share: float, count: int
-) -> Exported:
+@dataclass(frozen=True)
+class Beside:
+    """What is put beside a model, and how much it says."""
+
+    size: tuple[int, int]  # (h, w) of its input, multiples of 32
+    share: float  # of the score, 0..1
+    count: int  # coarse codevectors
+    shared: int = 0  # blocks that are the model's (0: none)
+    left_out: tuple[int, ...] = ()  # blocks behind them that are left out
+    steps: int = 0  # in which the blocks behind them learn what ImageNet's weights give
+
+
+def with_context(model: ModelFile, data: Path, how: Beside) -> Exported:
     """The parts of the new model file; `data`: folder of the data sets that the model learnt from.
 
     Raises ExportError for a model of another method or with a context, or a size that is no
     multiple of 32.
     """
     info = model.info
-    if info.method != 'codebook':
-        raise ExportError(f'{model.path}: is of the method {info.method}; give one of codebook')
-    if any(side % 32 or side <= 0 for side in size):
-        raise ExportError(f'--size {size[0]}x{size[1]}: must be multiples of 32, as 384x768')
+    _check(model, how)
     graph = onnx.load(model.path)
-    if any(one.name == _SHARE for one in graph.graph.initializer):
-        raise ExportError(f'{model.path}: has a second backbone; give the file that it was made of')
-    config = Config(
-        classes=info.classes,
-        datasets=tuple(name for name in info.training_data if name != SAMPLE_DRIVE),
-        coarse=count,
-    )
-    pictures = StreetData(config, data)
-    pictures.setup()
-    context = Context(size, info.map_size).eval()
+    source = given_to(graph, how.shared) if how.shared else 'image'
+    pictures = _training_pictures(model, data, how)
+    context = Context(_backbone(model, pictures, how), how.size, info.map_size).eval()
     shown = track(list(pictures.some(coarse.PICTURES)), 'fitting coarse codevectors')
-    context.codes = coarse.fitted(context.backbone, shown, size, count, config.seed)
+    config = pictures.config
+    context.codes = coarse.fitted(context.backbone, shown, how.size, how.count, config.seed)
     examples = [one.load() for one in pictures.examples]
-    features = f'ImageNet features at {size[1]}x{size[0]}'
-    seen = f'minus the best cosine of {features} to a coarse codevector'
+    seen = f'minus the best cosine of {_features(how)} to a coarse codevector'
     codes = CodeCounts(np.zeros((len(info.classes), info.codevectors_per_class), np.int64))
     return Exported(
         info=replace(
             info,
             name=f'{info.name}-context',
-            score_kind=mixed_kind(info.score_kind, seen, share),
+            score_kind=mixed_kind(info.score_kind, seen, how.share),
             commit=commit(),
             created=today(),
         ),
-        graph=beside(graph, _graph(context, info.input_size), share),
+        graph=beside(graph, _graph(context, how), how.share, source),
         pictures=parity_pictures([one.image for one in examples], info.input_size),
-        network=partial(_outputs, model, context, share),
+        network=partial(_outputs, model, context, how.share),
         normal_scores=partial(normal_scores, examples, codes),
     )
 
 
-def _graph(context: Context, input_size: tuple[int, int]) -> onnx.ModelProto:
-    example = torch.zeros((2, *input_size, 3), dtype=torch.uint8)
-    name = _NOVELTY.removeprefix(_PREFIX)
-    return with_half_weights(to_onnx(folded(context), example, [name]))
+def _check(model: ModelFile, how: Beside) -> None:
+    size, info = how.size, model.info
+    if info.method != 'codebook':
+        raise ExportError(f'{model.path}: is of the method {info.method}; give one of codebook')
+    if any(side % 32 or side <= 0 for side in size):
+        raise ExportError(f'--size {size[0]}x{size[1]}: must be multiples of 32, as 384x768')
+    if any(one.name == _SHARE for one in onnx.load(model.path).graph.initializer):
+        raise ExportError(f'{model.path}: has a second backbone; give the file that it was made of')
+    if how.shared and size != info.input_size:
+        raise ExportError('--size: blocks that are shared see the size of the model; leave it out')
+    if not how.shared and (how.left_out or how.steps):
+        raise ExportError('--left-out and --steps: are of the blocks behind --shared N; give it')
+    if any(block < how.shared for block in how.left_out):
+        raise ExportError(f'--left-out: the first {how.shared} blocks are shared')
+
+
+def _features(how: Beside) -> str:
+    """In words, the map that coarse codevectors describe."""
+    if how.shared:
+        return f'features behind block {how.shared} as ImageNet weights give them'
+    return f'ImageNet features at {how.size[1]}x{how.size[0]}'
+
+
+def _training_pictures(model: ModelFile, data: Path, how: Beside) -> StreetData:
+    """What the model learnt from, as crops of the configuration of `street`."""
+    info = model.info
+    config = replace(
+        read_config('street', []),
+        classes=info.classes,
+        datasets=tuple(name for name in info.training_data if name != SAMPLE_DRIVE),
+        repeats=(),
+        sample_drive_pictures=0,
+        start_blocks=how.shared,
+        left_out=how.left_out,
+        codevectors=info.codevectors_per_class or 0,
+    )
+    if 'pasted objects' not in info.outlier_data:
+        config = replace(config, outlier_objects='')
+    pictures = StreetData(config, data)
+    pictures.setup()
+    return pictures
+
+
+def _backbone(model: ModelFile, pictures: StreetData, how: Beside) -> EfficientNetLite:
+    """ImageNet's, or the model's whose blocks behind the shared ones have learnt to be like it.
+
+    Raises ConfigError where the model has another backbone.
+    """
+    if not how.shared:
+        return EfficientNetLite0()
+    task = CodebookTask(pictures.config)
+    load_start(task, pictures, model.path)
+    torch.manual_seed(pictures.config.seed)
+    if how.steps:
+        loader = pictures.train_dataloader()
+        crops = (batch for _ in count() for batch, _ in loader)
+        distance = remembered(task.net.backbone, how.shared, islice(crops, how.steps), how.steps)
+        print(f'mean distance to what ImageNet weights give: {distance:.3f}', file=sys.stderr)
+    return task.net.backbone.eval()
+
+
+def _graph(context: Context, how: Beside) -> onnx.ModelProto:
+    """The second network as a graph, from the picture or from the last map that is shared."""
+    plain, name = cast(Context, folded(context)), _NOVELTY.removeprefix(_PREFIX)
+    pictures = torch.zeros((2, *how.size, 3), dtype=torch.uint8)
+    if not how.shared:
+        return with_half_weights(to_onnx(plain, pictures, [name]))
+    with torch.no_grad():
+        x = plain.backbone.stem(normalise(pictures, plain.backbone))
+        for block in plain.backbone.blocks[: how.shared]:
+            x = block(x)
+    return with_half_weights(to_onnx(Behind(plain, how.shared), x, [name]))
 
 
 def _outputs(
@@ -169,11 +282,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         size = options.size or model.info.input_size
         if not 0 < options.share < 1:
             raise ExportError(f'--share {options.share}: must lie between 0 and 1')
-        parts = with_context(model, options.data, size, options.share, options.count)
+        how = Beside(
+            size, options.share, options.count, options.shared, options.left_out, options.steps
+        )
+        parts = with_context(model, options.data, how)
         made = write_checked(parts, options.out)
     except (
-        BackboneError, ExportError, EngineError, ModelFileError, parity.ParityError, OSError,
-        ValueError,
+        BackboneError, ConfigError, ExportError, EngineError, ModelFileError, parity.ParityError,
+        OSError, ValueError,
     ) as error:  # fmt: skip
         print(f'training.context: {error}', file=sys.stderr)
         return 1
@@ -191,7 +307,15 @@ def _parser() -> argparse.ArgumentParser:
     add('--size', type=frame_size, metavar='HxW', help=size_help)
     add('--share', type=float, default=0.3, help='of the second backbone in the score (0..1)')
     add('--count', type=int, default=200, help='coarse codevectors')
+    add('--shared', type=int, default=0, metavar='N', help='blocks that both backbones share')
+    left_out = 'blocks behind the shared ones that are left out, as 12,13'
+    add('--left-out', type=_numbers, default=(), metavar='N,N', help=left_out)
+    add('--steps', type=int, default=0, help='in which the blocks behind the shared ones learn')
     return parser
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(one) for one in text.split(','))
 
 
 if __name__ == '__main__':

@@ -71,14 +71,14 @@ def _fused(conv: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
 
 
 def to_onnx(net: nn.Module, picture: Tensor, outputs: Sequence[str]) -> onnx.ModelProto:
-    """Trace `net`, uint8 [N, h, w, 3] -> `outputs`, into a graph with N dynamic."""
+    """Trace `net`, a batch [N, ...] as input `image` -> `outputs`, into a graph with N dynamic."""
     with torch.no_grad():
         program = torch.onnx.export(
             net,
             (picture,),
             input_names=['image'],
             output_names=list(outputs),
-            dynamic_shapes={'pictures': {0: torch.export.Dim('N')}},
+            dynamic_shapes=({0: torch.export.Dim('N')},),
             opset_version=OPSET,
             dynamo=True,
             optimize=True,

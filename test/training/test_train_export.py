@@ -460,11 +460,43 @@ def test_a_context_changes_the_score_and_nothing_else(
     assert not again.exists()
 
 
+def test_a_context_can_share_the_first_blocks_of_the_model(
+    exported: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only the later blocks are added, and they take the very map that the model's own take."""
+    shutil.copytree(data, tmp_path / 'data')
+    (tmp_path / 'data/objects').rename(tmp_path / 'data/outlier_objects')
+    out = tmp_path / 'shared.onnx'
+    command = [str(exported), '--data', str(tmp_path / 'data'), '--out', str(out), '--count', '5']
+    shared = ['--shared', '11', '--left-out', '12,13', '--steps', '2']
+    assert context.main([*command, *shared]) == 0, capsys.readouterr()
+    assert 'mean distance to what ImageNet weights give: 0.' in capsys.readouterr().err
+    made, alone = model_file.read(out), model_file.read(exported)
+    assert 'features behind block 11 as ImageNet' in made.info.score_kind
+    names = [one.name for one in onnx.load(out).graph.initializer]
+    added = {int(n.split('blocks.')[1].split('.')[0]) for n in names if n.startswith('context_')
+             and 'blocks.' in n}  # fmt: skip
+    assert added == {11, 14, 15}
+    rng = np.random.default_rng(1)
+    pictures = rng.integers(0, 255, (2, 64, 128, 3), np.uint8)
+    outputs = list(alone.info.output_layouts())
+    found, expected = (run_batch(one, 'onnxruntime', pictures, outputs) for one in (made, alone))
+    for name in ('labels', 'codes', 'class_scores'):
+        np.testing.assert_array_equal(found[name], expected[name])
+    novelty = (found['score'] - 0.7 * expected['score']) / 0.3
+    assert novelty.min() >= -1.0001 and novelty.max() <= 1.0001 and novelty.std() > 0.001
+
+
 @pytest.mark.parametrize(
     ('options', 'said'),
     [
         (['--size', '64x100'], '--size 64x100: must be multiples of 32'),
         (['--share', '1.5'], '--share 1.5: must lie between 0 and 1'),
+        (['--shared', '16'], '--shared 16: the backbone of the model has no block 16'),
+        (['--shared', '11', '--size', '64x96'], '--size: blocks that are shared see the size'),
+        (['--shared', '11', '--left-out', '9'], '--left-out: the first 11 blocks are shared'),
+        (['--shared', '11', '--left-out', '11'], 'cannot leave out block 11'),
+        (['--steps', '5'], 'are of the blocks behind --shared N'),
     ],
 )
 def test_a_context_that_cannot_be_is_refused(

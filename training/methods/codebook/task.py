@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +18,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from training import distributed
-from training.backbones import EfficientNetLite0, normalise
 from training.data.folders import VOID
 from training.data.known import known_objects
 from training.data.outliers import PASTED, Paster, held_out_categories, read_cut_outs
@@ -36,6 +34,8 @@ from training.data.street import (
 )
 from training.methods.codebook import coarse, losses
 from training.methods.codebook.contrastive import VoidQueue
+from training.methods.codebook.losses import one_cycle
+from training.methods.codebook.memory import Memory
 from training.methods.codebook.model import CodebookNet, Likelihood
 from training.methods.codebook.objective import (
     assignment,
@@ -289,21 +289,6 @@ class StreetData(lightning.LightningDataModule):
             persistent_workers=workers > 0,
             drop_last=True,
         )
-
-
-class Memory:
-    """The deepest map of a backbone with its ImageNet weights; no part of what is trained or kept."""
-
-    def __init__(self, blocks: int, device: torch.device) -> None:
-        """Raises BackboneError where backbone or weights are not installed."""
-        self.backbone = EfficientNetLite0(blocks=blocks).eval().requires_grad_(False).to(device)
-        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @torch.no_grad()
-    def __call__(self, pictures: Tensor) -> Tensor:
-        """uint8 RGB [B, H, W, 3] -> [B, D, h, w]."""
-        deepest: Tensor = self.backbone(normalise(pictures, self.backbone))[-1]
-        return deepest
 
 
 class CodebookTask(lightning.LightningModule):
@@ -586,17 +571,6 @@ def split(codevectors: Tensor, counts: Tensor, apart: float = 0.1) -> None:
         step = torch.nn.functional.normalize(torch.randn_like(own), dim=0) * own.norm() * apart
         codevectors[c, most], codevectors[c, m] = own + step, own - step
         left[c, most] = left[c, m] = left[c, most] / 2
-
-
-def one_cycle(progress: float, warm_up: float) -> float:
-    """Factor of the learning rate at `progress` in [0, 1]: a cosine up, then a cosine to 0.
-
-    After Smith 2018. A function of the progress alone, so that a run may be resumed for longer.
-    """
-    if progress < warm_up:
-        return 0.04 + 0.96 * 0.5 * (1.0 - math.cos(math.pi * progress / warm_up))
-    rest = min((progress - warm_up) / (1.0 - warm_up), 1.0)
-    return 0.5 * (1.0 + math.cos(math.pi * rest))
 
 
 def usage(counts: Tensor) -> tuple[int, Tensor]:
