@@ -44,7 +44,7 @@ from training.methods.codebook.export import CodeCounts, mixed_kind, normal_scor
 from training.methods.codebook.memory import remembered
 from training.methods.codebook.scores import coarse_novelty
 from training.methods.codebook.task import SAMPLE_DRIVE, CodebookTask, StreetData
-from training.train import ConfigError, load_start, read_config
+from training.train import ConfigError, keep_freed_memory, load_start, read_config
 from vq_anomaly_ros.detection import model_file
 from vq_anomaly_ros.detection.engines import EngineError
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelFileError
@@ -277,6 +277,7 @@ def _outputs(
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     options = _parser().parse_args(argv)
+    keep_freed_memory()
     try:
         model = model_file.read(model_file.find_model(options.model))
         size = options.size or model.info.input_size
