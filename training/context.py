@@ -172,7 +172,7 @@ def with_context(model: ModelFile, data: Path, how: Beside) -> Exported:
     return Exported(
         info=replace(
             info,
-            name=f'{info.name}-context',
+            name=f'{info.name}-shared{how.shared}' if how.shared else f'{info.name}-context',
             score_kind=mixed_kind(info.score_kind, seen, how.share),
             commit=commit(),
             created=today(),

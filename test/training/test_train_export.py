@@ -472,6 +472,7 @@ def test_a_context_can_share_the_first_blocks_of_the_model(
     assert context.main([*command, *shared]) == 0, capsys.readouterr()
     assert 'mean distance to what ImageNet weights give: 0.' in capsys.readouterr().err
     made, alone = model_file.read(out), model_file.read(exported)
+    assert made.info.name == 'small-shared11'
     assert 'features behind block 11 as ImageNet' in made.info.score_kind
     names = [one.name for one in onnx.load(out).graph.initializer]
     added = {int(n.split('blocks.')[1].split('.')[0]) for n in names if n.startswith('context_')
