@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,16 @@ import torch
 from torch.nn import functional as F
 
 from training import interpolate
-from training.interpolate import counts_of, interpolated, measure_norms, split_unused
-from training.methods.codebook.task import CodebookTask, Config
+from training.data.street import Example
+from training.interpolate import (
+    counts_of,
+    fit_coarse,
+    interpolated,
+    measure_norms,
+    split_unused,
+)
+from training.methods.codebook import coarse
+from training.methods.codebook.task import CodebookTask, Config, StreetData
 
 SMALL = Config(
     classes=('road', 'tree', 'car'),
@@ -67,6 +76,25 @@ def test_norms_have_the_statistics_of_the_batches_and_frozen_ones_stay() -> None
             one.net.encode(batch)
     expected = torch.stack([out.mean(dim=(0, 2, 3)) for out in seen]).mean(dim=0)
     torch.testing.assert_close(mean, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_coarse_codevectors_are_those_of_the_backbone_between() -> None:
+    one = CodebookTask(
+        dataclasses.replace(SMALL, coarse=3, remember_weight=1.0), pretrained=False
+    ).eval()
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (64, 96, 3), np.uint8)
+    example = Example(image, np.zeros((64, 96), np.uint8))
+
+    class Pictures(StreetData):
+        def some(self, most: int | None = None) -> Iterator[Example]:
+            return iter([example])
+
+    fit_coarse(one, Pictures(one.config, Path()))
+    expected = coarse.fitted(one.net.backbone, [example], (64, 96), 3, one.config.seed)
+    assert one.net.coarse_codes is not None
+    torch.testing.assert_close(one.net.coarse_codes, expected)
+    torch.testing.assert_close(expected.flatten(1).norm(dim=1), torch.ones(3))
 
 
 def test_no_codevector_stays_unused_and_what_was_known_stays_known() -> None:
