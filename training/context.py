@@ -224,6 +224,8 @@ def _training_pictures(model: ModelFile, data: Path, how: Beside) -> StreetData:
         config = replace(config, outlier_objects='')
     pictures = StreetData(config, data)
     pictures.setup()
+    few = min(config.batch_size, len(pictures.examples))  # a smaller set has no whole batch
+    pictures.config = replace(config, batch_size=few)
     return pictures
 
 

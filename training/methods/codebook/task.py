@@ -233,8 +233,8 @@ class StreetData(lightning.LightningDataModule):
         """What is pasted into the crops: objects of known classes first, then unknown ones."""
         config = self.config
         pasters = []
-        if config.known_most:
-            known = known_objects(self.some(), config.classes)
+        known = known_objects(self.some(), config.classes) if config.known_most else []
+        if known:  # not every set of pictures has some
             low, high = config.known_heights
             pasters.append(
                 Paster(
