@@ -7,10 +7,9 @@ own training pictures) the deepest map of an EfficientNet-lite0 is that keeps it
 That costs the time of a second backbone, less with a smaller `--size`.
 
 `--shared N` lets both have the stem and the first N blocks in common, which are the model's, and
-adds the later ones alone. They begin with ImageNet's weights and learn in `--steps` steps, on the
-model's training crops, to give what the whole untouched backbone gives for the same picture; no
-label is used. Written as every model file: only with parity, and calibrated on the training
-pictures.
+adds the later ones alone, with ImageNet's weights. With `--steps` these learn on the model's
+training crops to give what the whole untouched backbone gives for the same picture; no label is
+used. Written as every model file: only with parity, and calibrated on the training pictures.
 """
 
 from __future__ import annotations
