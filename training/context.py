@@ -176,7 +176,7 @@ def with_context(model: ModelFile, data: Path, how: Beside) -> Exported:
             commit=commit(),
             created=today(),
         ),
-        graph=beside(graph, _graph(context, how), how.share, source),
+        graph=beside(graph, _graph(context, info.input_size, how.shared), how.share, source),
         pictures=parity_pictures([one.image for one in examples], info.input_size),
         network=partial(_outputs, model, context, how.share),
         normal_scores=partial(normal_scores, examples, codes),
@@ -246,17 +246,17 @@ def _backbone(model: ModelFile, pictures: StreetData, how: Beside) -> EfficientN
     return task.net.backbone.eval()
 
 
-def _graph(context: Context, how: Beside) -> onnx.ModelProto:
+def _graph(context: Context, input_size: tuple[int, int], shared: int) -> onnx.ModelProto:
     """The second network as a graph, from the picture or from the last map that is shared."""
     plain, name = cast(Context, folded(context)), _NOVELTY.removeprefix(_PREFIX)
-    pictures = torch.zeros((2, *how.size, 3), dtype=torch.uint8)
-    if not how.shared:
+    pictures = torch.zeros((2, *input_size, 3), dtype=torch.uint8)
+    if not shared:
         return with_half_weights(to_onnx(plain, pictures, [name]))
     with torch.no_grad():
         x = plain.backbone.stem(normalise(pictures, plain.backbone))
-        for block in plain.backbone.blocks[: how.shared]:
+        for block in plain.backbone.blocks[:shared]:
             x = block(x)
-    return with_half_weights(to_onnx(Behind(plain, how.shared), x, [name]))
+    return with_half_weights(to_onnx(Behind(plain, shared).eval(), x, [name]))
 
 
 def _outputs(
