@@ -106,27 +106,22 @@ class EfficientNetLite(nn.Module):
             net.load_state_dict(torch.load(self.weights(), weights_only=True))
         self.stem = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6())
         self.blocks = net._blocks[:blocks]
-        for index in left_out:
-            self._leave_out(index)
         for block in self.blocks:
-            if isinstance(block, nn.Identity):
-                continue
             depthwise = block._depthwise_conv
             if depthwise.kernel_size[0] > 3 or depthwise.stride[0] > 1:
                 block._depthwise_conv = FullPrecision(depthwise)
+        self._leave_out(left_out)
 
-    def _leave_out(self, index: int) -> None:
-        """Hand on what block `index` is given; the other blocks keep their numbers."""
-        adding = [
-            number for number, block in enumerate(self.blocks)
-            if not isinstance(block, nn.Identity) and _adds(block)
-        ]  # fmt: skip
-        if index not in adding:
-            raise BackboneError(
-                f'EfficientNet-{self.version} cannot leave out block {index}: only those that add '
-                f'to what they are given, {", ".join(map(str, adding))}'
-            )
-        self.blocks[index] = nn.Identity()
+    def _leave_out(self, chosen: Sequence[int]) -> None:
+        """Hand on what the chosen blocks are given; the other blocks keep their numbers."""
+        adding = [number for number, block in enumerate(self.blocks) if _adds(block)]
+        for index in chosen:
+            if index not in adding:
+                raise BackboneError(
+                    f'EfficientNet-{self.version} cannot leave out block {index}: only those that '
+                    f'add to what they are given, {", ".join(map(str, adding))}'
+                )
+            self.blocks[index] = nn.Identity()
 
     @staticmethod
     def weights() -> Path:
@@ -155,7 +150,7 @@ class EfficientNetLite(nn.Module):
 def _adds(block: nn.Module) -> bool:
     """Whether a block's output is the sum of its input and what it makes of it."""
     convolutions = [one for one in block.modules() if isinstance(one, nn.Conv2d)]
-    same_size = all(one.stride in (1, (1, 1), [1], [1, 1]) for one in convolutions)
+    same_size = all(set(one.stride) == {1} for one in convolutions)
     return same_size and convolutions[0].in_channels == convolutions[-1].out_channels
 
 

@@ -29,7 +29,6 @@ import onnx.compose
 import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -157,14 +156,13 @@ def with_context(model: ModelFile, data: Path, how: Beside) -> Exported:
     multiple of 32.
     """
     info = model.info
-    _check(model, how)
     graph = onnx.load(model.path)
+    _check(model, graph, how)
     source = given_to(graph, how.shared) if how.shared else 'image'
     pictures = _training_pictures(model, data, how)
     context = Context(_backbone(model, pictures, how), how.size, info.map_size).eval()
-    shown = track(list(pictures.some(coarse.PICTURES)), 'fitting coarse codevectors')
-    config = pictures.config
-    context.codes = coarse.fitted(context.backbone, shown, how.size, how.count, config.seed)
+    shown, seed = pictures.some(coarse.PICTURES), pictures.config.seed
+    context.codes = coarse.fitted(context.backbone, shown, how.size, how.count, seed)
     examples = [one.load() for one in pictures.examples]
     seen = f'minus the best cosine of {_features(how)} to a coarse codevector'
     codes = CodeCounts(np.zeros((len(info.classes), info.codevectors_per_class), np.int64))
@@ -183,13 +181,13 @@ def with_context(model: ModelFile, data: Path, how: Beside) -> Exported:
     )
 
 
-def _check(model: ModelFile, how: Beside) -> None:
+def _check(model: ModelFile, graph: onnx.ModelProto, how: Beside) -> None:
     size, info = how.size, model.info
     if info.method != 'codebook':
         raise ExportError(f'{model.path}: is of the method {info.method}; give one of codebook')
     if any(side % 32 or side <= 0 for side in size):
         raise ExportError(f'--size {size[0]}x{size[1]}: must be multiples of 32, as 384x768')
-    if any(one.name == _SHARE for one in onnx.load(model.path).graph.initializer):
+    if any(one.name == _SHARE for one in graph.graph.initializer):
         raise ExportError(f'{model.path}: has a second backbone; give the file that it was made of')
     if how.shared and size != info.input_size:
         raise ExportError('--size: blocks that are shared see the size of the model; leave it out')
@@ -253,9 +251,8 @@ def _graph(context: Context, input_size: tuple[int, int], shared: int) -> onnx.M
     if not shared:
         return with_half_weights(to_onnx(plain, pictures, [name]))
     with torch.no_grad():
-        x = plain.backbone.stem(normalise(pictures, plain.backbone))
-        for block in plain.backbone.blocks[:shared]:
-            x = block(x)
+        first = nn.Sequential(plain.backbone.stem, *plain.backbone.blocks[:shared])
+        x = first(normalise(pictures, plain.backbone))
     return with_half_weights(to_onnx(Behind(plain, shared).eval(), x, [name]))
 
 

@@ -25,7 +25,6 @@ from training.checkpoints import AtomicCheckpoints
 from training.export import load_task
 from training.exporting import stretched
 from training.graph import ExportError
-from training.methods.codebook import coarse
 from training.methods.codebook.task import CodebookTask, Config, StreetData
 from training.train import ConfigError, load_start, write_config
 
@@ -116,16 +115,6 @@ def split_unused(codevectors: Tensor, features: Tensor) -> int:
     return moved
 
 
-def fit_coarse(task: CodebookTask, pictures: StreetData) -> None:
-    """Fit the coarse codevectors, where there are any, to the map that the backbone gives now."""
-    config, net = task.config, task.net
-    if net.coarse_codes is not None:
-        shown = track(list(pictures.some(coarse.PICTURES)), 'fitting coarse codevectors')
-        net.coarse_codes.copy_(
-            coarse.fitted(net.backbone, shown, config.input_size, config.coarse, config.seed)
-        )
-
-
 def interpolate(run: Path, data: Path, out: Path, share: float) -> tuple[int, int]:
     """Write the run `out`; how many codevectors were moved and how many are still unused.
 
@@ -141,7 +130,7 @@ def interpolate(run: Path, data: Path, out: Path, share: float) -> tuple[int, in
     load_start(start, pictures, Path(config.start_from))
     task = interpolated(start, end, share)
     measure_norms(task, list(islice(_crops(pictures), _MEASURED_BATCHES)))
-    fit_coarse(task, pictures)
+    task.fit_coarse(pictures, task.net.backbone)
     with torch.no_grad():
         features = labelled_features(task, pictures)
         moved = split_unused(task.net.codevectors.data, features)

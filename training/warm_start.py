@@ -8,6 +8,7 @@ and their scale and shift are chosen so that the network computes what the file 
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -102,11 +103,10 @@ def with_own_blocks(
     weights: Mapping[str, Tensor], own: Mapping[str, Tensor], blocks: int
 ) -> dict[str, Tensor]:
     """`weights` with those of `own` for the backbone's blocks `blocks` (from 0) and later."""
-    later = {}
-    for name, value in own.items():
-        number = name.rpartition('backbone.blocks.')[2].partition('.')[0]
-        if 'backbone.blocks.' in name and int(number) >= blocks:
-            later[name] = value
+    numbers = {name: re.search(r'backbone\.blocks\.(\d+)\.', name) for name in own}
+    later = {
+        name: own[name] for name, found in numbers.items() if found and int(found[1]) >= blocks
+    }
     return {**weights, **later}
 
 

@@ -11,8 +11,8 @@ from training.data.folders import VOID
 from training.data.outliers import PASTED
 from training.data.street import GROUPED
 from training.methods.codebook import losses
-from training.methods.codebook.losses import one_cycle
 from training.methods.codebook.task import restart, split, usage
+from training.schedules import one_cycle
 
 
 def scores(*values: float) -> torch.Tensor:

@@ -15,7 +15,6 @@ from training import interpolate
 from training.data.street import Example
 from training.interpolate import (
     counts_of,
-    fit_coarse,
     interpolated,
     measure_norms,
     split_unused,
@@ -90,7 +89,7 @@ def test_coarse_codevectors_are_those_of_the_backbone_between() -> None:
         def some(self, most: int | None = None) -> Iterator[Example]:
             return iter([example])
 
-    fit_coarse(one, Pictures(one.config, Path()))
+    one.fit_coarse(Pictures(one.config, Path()), one.net.backbone)
     expected = coarse.fitted(one.net.backbone, [example], (64, 96), 3, one.config.seed)
     assert one.net.coarse_codes is not None
     torch.testing.assert_close(one.net.coarse_codes, expected)

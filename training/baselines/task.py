@@ -15,8 +15,8 @@ from training.baselines.linear import LinearNet
 from training.baselines.network import BaselineNet
 from training.data.folders import VOID
 from training.methods.codebook import losses
-from training.methods.codebook.losses import one_cycle
 from training.methods.codebook.task import Config, StreetData
+from training.schedules import one_cycle
 from training.train import precision_of
 
 

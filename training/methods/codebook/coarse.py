@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.progress import track
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
@@ -36,7 +37,8 @@ def fitted(
 
     As `centres`; the backbone is left in evaluation mode.
     """
-    features = backbone_features(backbone.eval(), examples, size, len(backbone.strides) - 1)
+    shown = track(examples, 'fitting coarse codevectors')
+    features = backbone_features(backbone.eval(), shown, size, len(backbone.strides) - 1)
     return centres(features, count, seed)[:, :, None, None]
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from training.backbones import EfficientNetLite, EfficientNetLite0, normalise
-from training.methods.codebook.losses import forgetting, one_cycle
+from training.methods.codebook.losses import forgetting
+from training.schedules import one_cycle
 
 RATE = 1.5e-3  # peak of the learning rate of `remembered`
 _WARM_UP = 0.1

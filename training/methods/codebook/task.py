@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from training import distributed
+from training.backbones import EfficientNetLite
 from training.data.folders import VOID
 from training.data.known import known_objects
 from training.data.outliers import PASTED, Paster, held_out_categories, read_cut_outs
@@ -34,7 +35,6 @@ from training.data.street import (
 )
 from training.methods.codebook import coarse, losses
 from training.methods.codebook.contrastive import VoidQueue
-from training.methods.codebook.losses import one_cycle
 from training.methods.codebook.memory import Memory
 from training.methods.codebook.model import CodebookNet, Likelihood
 from training.methods.codebook.objective import (
@@ -51,6 +51,7 @@ from training.methods.codebook.quantisation import (
     straight_through,
 )
 from training.methods.codebook.scores import nearest_codes
+from training.schedules import one_cycle
 
 # Weights of Config of which any but 0 makes the contrastive sampling necessary.
 _CONTRASTIVE = (
@@ -149,9 +150,7 @@ class Config:
     weight_decay: float = 0.01
     average_weights: float = 0.0  # decay of the moving average of the weights (0: none)
     start_from: str = ''  # checkpoint or model file whose weights a new run begins with
-    start_blocks: int = (
-        0  # of the backbone that are taken from there, the others ImageNet's (0: all)
-    )
+    start_blocks: int = 0  # of the backbone, taken from there; the later stay ImageNet's (0: all)
     precision: str = 'auto'  # Lightning's, or the fastest that this machine computes with
     workers: int = 1
     seed: int = 0
@@ -371,10 +370,15 @@ class CodebookTask(lightning.LightningModule):
         if config.remember_weight:
             self.memory = Memory(config.blocks, self.device)
             backbone = self.memory.backbone
-        # A run that goes on has them from its checkpoint.
-        if self.net.coarse_codes is not None and not self.trainer.ckpt_path:
-            pictures = track(data.some(coarse.PICTURES), 'fitting coarse codevectors')
-            self.net.coarse_codes.copy_(
+        if not self.trainer.ckpt_path:  # a run that goes on has them from its checkpoint
+            self.fit_coarse(data, backbone)
+
+    def fit_coarse(self, data: StreetData, backbone: EfficientNetLite) -> None:
+        """Fit the coarse codevectors, where there are any, to the deepest map of `backbone`."""
+        config, codes = self.config, self.net.coarse_codes
+        if codes is not None:
+            pictures = data.some(coarse.PICTURES)
+            codes.copy_(
                 coarse.fitted(backbone, pictures, config.input_size, config.coarse, config.seed)
             )
 
