@@ -58,8 +58,8 @@ def test_held_out_categories_are_the_same_for_everybody_and_leave_the_rest(root:
 
 
 def test_a_smaller_set_is_a_part_of_the_whole(root: Path, tmp_path: Path) -> None:
-    pasted.write_pasted(root, tmp_path / 'whole', 0.3)
-    assert pasted.write_pasted(root, tmp_path / 'part', 0.3, every=2) == 3
+    pasted.write_pasted(root, tmp_path / 'whole', pasted.Choice(share=0.3))
+    assert pasted.write_pasted(root, tmp_path / 'part', pasted.Choice(share=0.3, every=2)) == 3
     part = sorted((tmp_path / 'part' / 'images').iterdir())
     assert len(part) == 3
     for picture in part:
@@ -96,6 +96,62 @@ def test_labels_lie_on_the_objects_and_void_stays_void(
     assert pasted.main([*arguments[:3], str(tmp_path / 'again')]) == 0
     again = [s.image.read_bytes() for s in read_anomaly_folder(tmp_path / 'again').samples]
     assert again == before
+
+
+def test_other_streets_and_other_objects(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A labelled split keeps its void; of plain pictures and of a video nothing is void."""
+    frames, objects = tmp_path / 'drive', tmp_path / 'stamps'
+    frames.mkdir()
+    objects.mkdir()
+    rng = np.random.default_rng(1)
+    video = cv2.VideoWriter(
+        str(tmp_path / 'film.avi'), cv2.VideoWriter.fourcc(*'MJPG'), 10, SIZE[::-1]
+    )
+    for number in range(2):
+        grey = np.repeat(rng.integers(0, 40, (*SIZE, 1), np.uint8), 3, axis=2)
+        cv2.imwrite(str(frames / f'{number}.png'), grey)
+        video.write(grey)
+    video.release()
+    blue = np.full((20, 20, 4), 255, np.uint8)
+    blue[..., :3] = 255, 60, 20
+    cv2.imwrite(str(objects / 'sofa_0.png'), blue)
+    streets = ['camvid/val', str(frames), str(tmp_path / 'film.avi')]
+    command = ['--data', str(root), '--objects', str(objects), '--streets', *streets]
+    assert pasted.main([*command, '--out', str(tmp_path / 'set')]) == 0
+    assert '7 pictures' in capsys.readouterr().out
+    samples = read_anomaly_folder(tmp_path / 'set').samples
+    void = {s.image.stem: (load_anomaly_labels(s.label) == 255).any() for s in samples}
+    assert {stem for stem, found in void.items() if found} == {f'camvid_{n}' for n in range(3)}
+    assert void.keys() == {*(f'camvid_{n}' for n in range(3)), '0', '1', 'film_000000',
+                           'film_000001'}  # fmt: skip
+    for sample in samples:
+        cast = np.diff(cv2.imread(str(sample.image)).astype(int)[..., :2], axis=2)[..., 0]
+        assert np.median(cast[load_anomaly_labels(sample.label) == 1]) < -60, 'blue, not their red'
+    again = [*command, str(frames), '--out', str(tmp_path / 'twice')]
+    assert pasted.main(again) == 2 and 'rename one' in capsys.readouterr().err
+    assert not (tmp_path / 'twice').exists()
+
+
+@pytest.mark.parametrize(
+    'change, said',
+    [
+        (['--streets', 'nowhere/val'], 'nowhere/val'),
+        (['--streets', 'outlier_objects/thing0_0.png'], 'neither a folder of pictures nor a video'),
+        (['--objects', 'camvid/val/images'], 'not a PNG with an alpha channel'),
+        (['--objects', 'glass'], 'glass/pane_0.png: no pixel of it is opaque'),
+        (['--every', '0'], 'every is 0'),
+    ],
+)
+def test_what_cannot_be_pasted_is_named(
+    root: Path, tmp_path: Path, change: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / 'glass').mkdir(exist_ok=True)
+    cv2.imwrite(str(root / 'glass' / 'pane_0.png'), np.zeros((9, 9, 4), np.uint8))
+    assert pasted.main(['--data', str(root), '--out', str(tmp_path / 'set'), *change]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_data_leave_nothing(root: Path, tmp_path: Path) -> None:

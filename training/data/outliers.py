@@ -44,7 +44,8 @@ def category_of(name: str) -> str:
 def read_cut_outs(folder: Path, exclude: frozenset[str] = frozenset()) -> list[CutOut]:
     """Every RGBA PNG of `folder` in order of name, without the categories in `exclude`.
 
-    Raises OutlierError when the folder holds none, or a file is no picture with an alpha channel.
+    Raises OutlierError when the folder holds none, or a file is no picture with an alpha channel,
+    or nothing of it is opaque.
     """
     cut_outs = []
     for path in sorted(folder.glob('*.png')):
@@ -52,6 +53,8 @@ def read_cut_outs(folder: Path, exclude: frozenset[str] = frozenset()) -> list[C
         if picture is None or picture.ndim != 3 or picture.shape[2] != 4:
             raise OutlierError(f'{path}: not a PNG with an alpha channel; remove it or export RGBA')
         alpha = picture[:, :, 3].astype(np.float32) / 255.0
+        if not (alpha > 0.5).any():
+            raise OutlierError(f'{path}: no pixel of it is opaque; remove it or export it again')
         pixels = grown(np.ascontiguousarray(picture[:, :, 2::-1]), alpha)
         cut_out = CutOut(path.stem, pixels, alpha)
         if cut_out.category not in exclude:
