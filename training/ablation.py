@@ -49,6 +49,7 @@ SCHEDULE = Config(
     epochs=5,
 )
 OFF: dict[str, Any] = {'outlier_objects': '', 'void_labels': False}
+FIXED: dict[str, Any] = {'frozen_blocks': 16, 'coarse': 200}
 SOFT: dict[str, Any] = {'void_labels': False, 'void_soft_weight': 0.1, 'void_erosion': 1}
 # What differs from the schedule, which is the shipped objective: void labels and pasted objects.
 ROWS: dict[str, dict[str, Any]] = {
@@ -96,9 +97,9 @@ ROWS: dict[str, dict[str, Any]] = {
     'M = 20': {'codevectors': 20},
     'D = 128': {'dimension': 128},
     'backbone fixed, no outlier data': {
-        **OFF, 'frozen_blocks': 16, 'coarse': 200, 'coarse_share': 0.7
+        **OFF, **FIXED, 'coarse_distance': 'cosine', 'coarse_share': 0.7
     },
-    'backbone fixed, shipped': {'frozen_blocks': 16, 'coarse': 200},
+    'backbone fixed, shipped': {**FIXED, 'coarse_distance': 'cosine', 'coarse_share': 0.3},
 }  # fmt: skip
 Score = Callable[[CodebookNet, Tensor], Tensor]
 # Scores of one and the same network: similarity [B, C, M, h, w] -> [B, h, w].
@@ -134,8 +135,8 @@ def judge(run: Path, pasted: Path, validation: Path) -> dict[str, Any]:
         backbone = net.maps(picture)
         found = net.likelihood(net.features(net.fusion(backbone))).similarity
         maps = {name: score(net, found) for name, score in SCORES.items()}
-        if net.coarse_codes is not None:
-            novelty = scores.coarse_novelty(backbone[-1], net.coarse_codes)
+        if net.coarse is not None:
+            novelty = net.coarse(backbone[-1])
             mixed = scores.with_coarse(maps['T1'], novelty, net.coarse_share)
             maps |= dict(zip(COARSE, (novelty, mixed), strict=True))
         if decoder is not None:

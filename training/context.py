@@ -38,9 +38,9 @@ from training.export import summary, write_checked
 from training.exporting import Exported, Image, commit, parity_pictures, run_model, today
 from training.graph import ExportError, folded, to_onnx, with_half_weights
 from training.methods.codebook import coarse
+from training.methods.codebook.coarse import CoarseCodebook
 from training.methods.codebook.export import CodeCounts, mixed_kind, normal_scores
 from training.methods.codebook.memory import remembered
-from training.methods.codebook.scores import coarse_novelty
 from training.methods.codebook.task import SAMPLE_DRIVE, CodebookTask, StreetData
 from training.train import ConfigError, keep_freed_memory, load_start, read_config
 from vq_anomaly_ros.detection import model_file
@@ -60,13 +60,15 @@ class Context(nn.Module):
     """
 
     def __init__(
-        self, backbone: EfficientNetLite, size: tuple[int, int], map_size: tuple[int, int]
+        self,
+        backbone: EfficientNetLite,
+        codebook: CoarseCodebook,
+        size: tuple[int, int],
+        map_size: tuple[int, int],
     ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.codebook = backbone, codebook
         self.size, self.map_size = size, map_size
-        self.codes: Tensor
-        self.register_buffer('codes', torch.zeros(1, self.backbone.channels[-1], 1, 1))
 
     def forward(self, pictures: Tensor) -> Tensor:
         x = normalise(pictures, self.backbone)
@@ -76,7 +78,7 @@ class Context(nn.Module):
 
     def novelty(self, deepest: Tensor) -> Tensor:
         """The backbone's deepest map [N, D, h', w'] -> [N, h, w]."""
-        novelty = coarse_novelty(deepest, self.codes).unsqueeze(1)
+        novelty = self.codebook(deepest).unsqueeze(1)
         return F.interpolate(novelty, self.map_size, mode='bilinear', align_corners=False)[:, 0]
 
 
@@ -144,6 +146,7 @@ class Beside:
     size: tuple[int, int]  # (h, w) of its input, multiples of 32
     share: float  # of the score, 0..1
     count: int  # coarse codevectors
+    distance: str = 'whitened'  # to the nearest of them, or 'cosine'
     shared: int = 0  # blocks that are the model's (0: none)
     left_out: tuple[int, ...] = ()  # blocks behind them that are left out
     steps: int = 0  # in which the blocks behind them learn what ImageNet's weights give
@@ -160,11 +163,13 @@ def with_context(model: ModelFile, data: Path, how: Beside) -> Exported:
     _check(model, graph, how)
     source = given_to(graph, how.shared) if how.shared else 'image'
     pictures = _training_pictures(model, data, how)
-    context = Context(_backbone(model, pictures, how), how.size, info.map_size).eval()
+    backbone = _backbone(model, pictures, how)
+    codebook = CoarseCodebook(how.count, backbone.channels[-1], how.distance)
     shown, seed = pictures.some(coarse.PICTURES), pictures.config.seed
-    context.codes = coarse.fitted(context.backbone, shown, how.size, how.count, seed)
+    coarse.fitted(codebook, backbone, shown, how.size, seed)
+    context = Context(backbone, codebook, how.size, info.map_size).eval()
     examples = [one.load() for one in pictures.examples]
-    seen = f'minus the best cosine of {_features(how)} to a coarse codevector'
+    seen = f'{coarse.KINDS[how.distance]}, of {_features(how)}'
     codes = CodeCounts(np.zeros((len(info.classes), info.codevectors_per_class), np.int64))
     return Exported(
         info=replace(
@@ -282,8 +287,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not 0 < options.share < 1:
             raise ExportError(f'--share {options.share}: must lie between 0 and 1')
         how = Beside(
-            size, options.share, options.count, options.shared, options.left_out, options.steps
-        )
+            size, options.share, options.count, options.distance, options.shared,
+            options.left_out, options.steps,
+        )  # fmt: skip
         parts = with_context(model, options.data, how)
         made = write_checked(parts, options.out)
     except (
@@ -306,6 +312,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--size', type=frame_size, metavar='HxW', help=size_help)
     add('--share', type=float, default=0.3, help='of the second backbone in the score (0..1)')
     add('--count', type=int, default=200, help='coarse codevectors')
+    add('--distance', choices=coarse.KINDS, default='whitened', help='to the nearest of them')
     add('--shared', type=int, default=0, metavar='N', help='blocks that both backbones share')
     left_out = 'blocks behind the shared ones that are left out, as 12,13'
     add('--left-out', type=_numbers, default=(), metavar='N,N', help=left_out)

@@ -23,6 +23,7 @@ from training.methods.codebook.scores import (
     negative_evidence,
     shared_top_k,
     weighted_top_k,
+    whitened_novelty,
     with_coarse,
     without_runner_up,
 )
@@ -182,6 +183,20 @@ def test_coarse_novelty_is_the_nearest_of_all_codevectors() -> None:
         one = features[b, :, y, x].double().numpy()
         best = max(float(one @ code / np.linalg.norm(one)) for code in codes.double().numpy())
         assert math.isclose(found[b, y, x].item(), -best, abs_tol=1e-6)
+
+
+def test_whitened_novelty_is_the_distance_to_the_nearest_in_deviations() -> None:
+    torch.manual_seed(2)
+    features, codes = 3 * torch.randn(2, 8, 3, 4), 3 * torch.randn(5, 8)
+    found = whitened_novelty(features, codes[:, :, None, None], torch.tensor([8.0, 1.5]))
+    for b, y, x in np.ndindex(2, 3, 4):
+        one = features[b, :, y, x].double()
+        nearest = min(float((one - code).norm()) for code in codes.double())
+        expected = min(max((nearest - 8.0) / 6.0, -1.0), 1.0)
+        assert math.isclose(found[b, y, x].item(), expected, abs_tol=1e-5)
+    typical = torch.tensor([2.0, 1.0])
+    at_a_code = whitened_novelty(codes[:1, :, None, None], codes[:, :, None, None], typical)
+    torch.testing.assert_close(at_a_code, torch.full((1, 1, 1), -0.5), atol=1e-3, rtol=0)
 
 
 def test_the_shares_of_two_codebooks_sum_to_one() -> None:

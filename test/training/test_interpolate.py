@@ -90,10 +90,11 @@ def test_coarse_codevectors_are_those_of_the_backbone_between() -> None:
             return iter([example])
 
     one.fit_coarse(Pictures(one.config, Path()), one.net.backbone)
-    expected = coarse.fitted(one.net.backbone, [example], (64, 96), 3, one.config.seed)
-    assert one.net.coarse_codes is not None
-    torch.testing.assert_close(one.net.coarse_codes, expected)
-    torch.testing.assert_close(expected.flatten(1).norm(dim=1), torch.ones(3))
+    expected = coarse.CoarseCodebook(3, 112, one.config.coarse_distance)
+    coarse.fitted(expected, one.net.backbone, [example], (64, 96), one.config.seed)
+    assert one.net.coarse is not None
+    torch.testing.assert_close(one.net.coarse.state_dict(), expected.state_dict())
+    assert expected.codes.any()
 
 
 def test_no_codevector_stays_unused_and_what_was_known_stays_known() -> None:

@@ -168,12 +168,14 @@ def test_every_term_trains_and_exports(data: Path, tmp_path: Path, update: str) 
         codevectors = state['net.codevectors'].flatten(0, 1)
         moving = torch.nn.functional.normalize(state['moving.sums'], dim=-1)
         torch.testing.assert_close(codevectors, moving, atol=1e-5, rtol=0)
-    lengths = state['net.coarse_codes'].flatten(1).norm(dim=1)
-    torch.testing.assert_close(lengths, torch.ones(3), msg='fitted, and kept with the weights')
+    assert state['net.coarse.codes'].shape == (3, 112, 1, 1) and state['net.coarse.codes'].any()
+    mean, deviation = state['net.coarse.typical']
+    assert mean > 0 < deviation, 'fitted, and kept with the weights'
     if update == 'gradient':  # as the run is whose export the other tests look at
         return
     exported = export.export(tmp_path / 'run', tmp_path / 'all.onnx', data).path
-    assert '0.40 of: minus the best coarse cosine' in model_file.read(exported).info.score_kind
+    kind = model_file.read(exported).info.score_kind
+    assert '0.40 of: the whitened distance to the nearest coarse codevector' in kind
     with Detector(DetectorConfig(exported, output_size='network')) as detector:
         detector.detect([Frame(np.zeros((60, 120, 3), np.uint8), 'bgr')])
 
@@ -186,6 +188,7 @@ def test_every_term_trains_and_exports(data: Path, tmp_path: Path, update: str) 
         ({'crop': (64, 90)}, 'must be multiples of 32'),
         ({'blocks': 5}, 'use blocks = 11 or 16'),
         ({'coarse': 3, 'frozen_blocks': 3}, 'set frozen_blocks to 16, remember_weight above 0'),
+        ({'coarse': 3, 'frozen_blocks': 16, 'coarse_distance': 'magic'}, "use 'whitened' or"),
         ({'coarse': 900, 'frozen_blocks': 16}, '900 codevectors cannot be fitted to 30 labelled'),
     ],
 )
@@ -278,8 +281,10 @@ def test_a_backbone_that_learns_remembers(data: Path, tmp_path: Path) -> None:
     name = 'blocks.7._project_conv.weight'
     assert torch.equal(state[f'net.backbone.{name}'], imagenet.state_dict()[name])
     examples = read_street(data / 'streets', CAMVID_CLASSES)
-    codes = coarse.fitted(imagenet, list(examples), config.input_size, 3, config.seed)
-    torch.testing.assert_close(state['net.coarse_codes'], codes, msg='of what is remembered')
+    codebook = coarse.CoarseCodebook(3, 112, config.coarse_distance)
+    coarse.fitted(codebook, imagenet, list(examples), config.input_size, config.seed)
+    found = {name: state[f'net.coarse.{name}'] for name in codebook.state_dict()}
+    torch.testing.assert_close(found, codebook.state_dict(), msg='of what is remembered')
 
 
 def test_fine_tuning_can_add_a_class(
@@ -431,21 +436,24 @@ def test_an_export_is_a_model_file_that_the_detector_runs(exported: Path) -> Non
     assert detection.labels is not None and detection.labels.max() < 11
 
 
+@pytest.mark.parametrize('distance', ['whitened', 'cosine'])
 def test_a_context_changes_the_score_and_nothing_else(
-    exported: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], distance: str
 ) -> None:
     """(1 - share) of the model's own score, share of the novelty, which is -1..1; calibrated."""
     out = tmp_path / 'beside.onnx'
     command = [str(exported), '--data', str(data), '--out', str(out), '--count', '5']
-    assert context.main([*command, '--share', '0.25', '--size', '64x96']) == 0, capsys.readouterr()
+    command += ['--distance', distance]
+    assert context.main([*command, '--share', '0.25', '--size', '256x384']) == 0, (
+        capsys.readouterr()
+    )
     made, alone = model_file.read(out), model_file.read(exported)
     assert (
-        made.info.name == 'small-context' and 'ImageNet features at 96x64' in made.info.score_kind
+        made.info.name == 'small-context' and 'ImageNet features at 384x256' in made.info.score_kind
     )
     assert made.info.calibration != alone.info.calibration
     assert made.info.codebook_usage == alone.info.codebook_usage
-    rng = np.random.default_rng(1)
-    pictures = rng.integers(0, 255, (3, 64, 128, 3), np.uint8)
+    pictures = street_pictures(data)
     names = list(alone.info.output_layouts())
     for backend in ('openvino', 'onnxruntime'):
         found, expected = (run_batch(one, backend, pictures, names) for one in (made, alone))
@@ -478,8 +486,7 @@ def test_a_context_can_share_the_first_blocks_of_the_model(
     added = {int(n.split('blocks.')[1].split('.')[0]) for n in names if n.startswith('context_')
              and 'blocks.' in n}  # fmt: skip
     assert added == {11, 14, 15}
-    rng = np.random.default_rng(1)
-    pictures = rng.integers(0, 255, (2, 64, 128, 3), np.uint8)
+    pictures = street_pictures(data)
     outputs = list(alone.info.output_layouts())
     found, expected = (run_batch(one, 'onnxruntime', pictures, outputs) for one in (made, alone))
     # A map with two uses is fused in another way: equal but for rounding.
@@ -525,6 +532,12 @@ def test_a_size_is_written_as_everywhere(
         context.main([*command, '--size', 'large'])
     assert 'write HEIGHTxWIDTH' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def street_pictures(data: Path) -> np.ndarray:
+    """Pictures of the training: of noise, all is farther away than the score tells apart."""
+    examples = [stored.load() for stored in read_street(data / 'streets', CAMVID_CLASSES)]
+    return np.stack([cv2.resize(one.image, (128, 64)) for one in examples[:3]])
 
 
 def run_batch(

@@ -29,6 +29,7 @@ from training.exporting import (
     trained_state,
 )
 from training.graph import folded, to_onnx, with_half_weights
+from training.methods.codebook.coarse import KINDS
 from training.methods.codebook.model import OUTPUTS, CodebookNet
 from training.methods.codebook.task import (
     SAMPLE_DRIVE,
@@ -95,7 +96,7 @@ def score_kind(config: Config) -> str:
     if config.smooth > 1:
         kind += f', mean of {config.smooth}x{config.smooth} positions'
     if config.coarse:
-        kind = mixed_kind(kind, 'minus the best coarse cosine', config.coarse_share)
+        kind = mixed_kind(kind, KINDS[config.coarse_distance], config.coarse_share)
     return kind
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.backbones import EfficientNetLite0, FullPrecision, normalise
+from training.methods.codebook.coarse import CoarseCodebook
 from training.methods.codebook.scores import (
     anomaly_score,
     class_evidence,
-    coarse_novelty,
     cosines,
     nearest_codes,
     smoothed,
@@ -143,13 +143,14 @@ class CodebookNet(nn.Module):
         evidence: float = 0.0,
         coarse: int = 0,
         coarse_share: float = 0.0,
+        coarse_distance: str = 'whitened',
         left_out: Sequence[int] = (),
     ) -> None:
         """`smooth`: side of the window whose mean the anomaly score is (1: none), at stride 4.
 
         `evidence`: temperature at which all classes together explain a position; 0: the best one.
         `coarse`: codevectors of the backbone's deepest map, whose novelty is the share
-        `coarse_share` of the anomaly score; 0: none. They are zero until they are fitted (coarse).
+        `coarse_share` of the anomaly score; 0: none. `coarse_distance`: see CoarseCodebook.
         `blocks`, `left_out`: of the backbone, see EfficientNetLite.
         """
         super().__init__()
@@ -162,9 +163,9 @@ class CodebookNet(nn.Module):
         self.smooth = smooth
         self.evidence = evidence
         self.coarse_share = coarse_share
-        self.coarse_codes: Tensor | None
-        shape = (coarse, self.backbone.channels[-1], 1, 1)
-        self.register_buffer('coarse_codes', torch.zeros(shape) if coarse else None)
+        self.coarse: CoarseCodebook | None = None
+        if coarse:
+            self.coarse = CoarseCodebook(coarse, self.backbone.channels[-1], coarse_distance)
 
     @property
     def codebook(self) -> Tensor:
@@ -197,9 +198,9 @@ class CodebookNet(nn.Module):
             anomaly = anomaly_score(class_scores)
         if self.smooth > 1:
             anomaly = smoothed(anomaly, self.smooth)
-        if self.coarse_codes is None:
+        if self.coarse is None:
             return anomaly
-        return with_coarse(anomaly, coarse_novelty(deepest, self.coarse_codes), self.coarse_share)
+        return with_coarse(anomaly, self.coarse(deepest), self.coarse_share)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The outputs of the model file for uint8 RGB [N, H, W, 3], in the order of `OUTPUTS`.

@@ -111,7 +111,8 @@ class Config:
     smooth: int = 1  # side of the window over whose mean the exported score is smoothed (odd)
     evidence: float = 0.0  # temperature at which all classes explain a position (0: the best one)
     coarse: int = 0  # codevectors of the backbone's deepest map, without classes (0: none)
-    coarse_share: float = 0.3  # of the exported score that is the distance to them
+    coarse_share: float = 0.2  # of the exported score that is the distance to them
+    coarse_distance: str = 'whitened'  # or 'cosine'
 
     restart_until: float = 0.7  # share of the passes after which unused codevectors stay
     restart_by: str = 'split'  # halves the most used one of its class; or 'feature': onto one of it
@@ -315,6 +316,7 @@ class CodebookTask(lightning.LightningModule):
             config.evidence,
             config.coarse,
             config.coarse_share,
+            config.coarse_distance,
             config.left_out,
         )
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -375,12 +377,10 @@ class CodebookTask(lightning.LightningModule):
 
     def fit_coarse(self, data: StreetData, backbone: EfficientNetLite) -> None:
         """Fit the coarse codevectors, where there are any, to the deepest map of `backbone`."""
-        config, codes = self.config, self.net.coarse_codes
-        if codes is not None:
+        config, codebook = self.config, self.net.coarse
+        if codebook is not None:
             pictures = data.some(coarse.PICTURES)
-            codes.copy_(
-                coarse.fitted(backbone, pictures, config.input_size, config.coarse, config.seed)
-            )
+            coarse.fitted(codebook, backbone, pictures, config.input_size, config.seed)
 
     def terms(self, likelihood: Likelihood, labels: Tensor) -> dict[str, Tensor]:
         """The weighted terms of the objective by name."""
