@@ -103,6 +103,24 @@ def _without_traces(graph: onnx.GraphProto) -> None:
         del value.metadata_props[:]
 
 
+def rounded(net: nn.Module) -> nn.Module:
+    """`net` with every float32 parameter and buffer rounded to the nearest fp16, in place.
+
+    A graph of it may keep all of them as fp16 and still gives what the network gives. Raises
+    ExportError where a value is beyond fp16.
+    """
+    with torch.no_grad():
+        for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
+            if tensor.dtype == torch.float32:
+                half = tensor.half()
+                if not half.isfinite().all():
+                    raise ExportError(
+                        f'weight {name} has values up to {tensor.abs().max():.3g}, beyond fp16'
+                    )
+                tensor.copy_(half)
+    return net
+
+
 def with_half_weights(model: onnx.ModelProto, small: int = SMALL) -> onnx.ModelProto:
     """The graph with its large float32 weights stored as fp16 behind a Cast to float32.
 

@@ -22,10 +22,12 @@ import torch
 import yaml
 from onnx import numpy_helper
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from training import context, export, parity
 from training.backbones import EfficientNetLite0
 from training.data.street import CAMVID_CLASSES, read_street
+from training.graph import ExportError, rounded
 from training.methods.codebook import coarse
 from training.methods.codebook import export as codebook_export
 from training.methods.codebook.task import Config
@@ -434,6 +436,35 @@ def test_an_export_is_a_model_file_that_the_detector_runs(exported: Path) -> Non
         (detection,) = detector.detect([Frame(np.full((60, 120, 3), 90, np.uint8), 'bgr')])
     assert detection.score.shape == (16, 32)
     assert detection.labels is not None and detection.labels.max() < 11
+
+
+def test_rounded_weights_are_a_network_of_its_own_in_a_smaller_file(
+    run: Path, exported: Path, data: Path, tmp_path: Path
+) -> None:
+    """All weights are fp16; the gate holds to rounding of sums, the scores are next to the same."""
+    shutil.copy(run / 'last.ckpt', tmp_path)
+    config = dataclasses.replace(read_config(str(run / 'config.yaml'), []), round_weights=True)
+    write_config(config, tmp_path)
+    made = export.export(tmp_path, tmp_path / 'rounded.onnx', data)
+    large = [one for one in onnx.load(made.path).graph.initializer if np.prod(one.dims) > 1000]
+    assert {one.data_type for one in large} == {onnx.TensorProto.FLOAT16}
+    assert made.path.stat().st_size < 0.8 * exported.stat().st_size
+    for report in made.info.parity.values():
+        assert report['score_difference'] < 1e-4
+    names, pictures = ['score', 'labels'], street_pictures(data)
+    found = run_batch(made, 'onnxruntime', pictures, names)
+    before = run_batch(model_file.read(exported), 'onnxruntime', pictures, names)
+    np.testing.assert_allclose(found['score'], before['score'], atol=0.04)
+    assert np.abs(found['score'] - before['score']).max() > 1e-5, 'they were rounded'
+    assert (found['labels'] == before['labels']).mean() > 0.98
+
+
+def test_rounding_refuses_what_fp16_cannot_hold() -> None:
+    net = nn.Linear(2, 2)
+    with torch.no_grad():
+        net.weight[0, 0] = 1e5
+    with pytest.raises(ExportError, match=r'weight has values up to 1e\+05, beyond fp16'):
+        rounded(net)
 
 
 @pytest.mark.parametrize('distance', ['whitened', 'cosine'])

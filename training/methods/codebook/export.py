@@ -28,7 +28,7 @@ from training.exporting import (
     today,
     trained_state,
 )
-from training.graph import folded, to_onnx, with_half_weights
+from training.graph import SMALL, folded, rounded, to_onnx, with_half_weights
 from training.methods.codebook.coarse import KINDS
 from training.methods.codebook.model import OUTPUTS, CodebookNet
 from training.methods.codebook.task import (
@@ -39,6 +39,8 @@ from training.methods.codebook.task import (
     usage,
 )
 from vq_anomaly_ros.detection.model_file import ModelFile, ModelInfo
+
+_TINY = 1000  # values of a tensor whose storage as fp16 would save nothing
 
 
 def load_task(run: Path, config: Config) -> CodebookTask:
@@ -105,14 +107,20 @@ def mixed_kind(kind: str, coarse: str, share: float) -> str:
     return f'{1 - share:.2f} of: {kind}; {share:.2f} of: {coarse}'
 
 
-def graph_of(net: nn.Module, config: Config) -> onnx.ModelProto:
-    """The ONNX graph of a trained network: batch norm folded, weights stored as fp16."""
-    height, width = config.input_size
-    picture = torch.zeros((2, int(height), int(width), 3), dtype=torch.uint8)
+def ready(net: nn.Module, config: Config) -> nn.Module:
+    """A copy of a trained network as its graph computes: batch norms folded, rounded if asked."""
     plain = folded(net)
     if isinstance(plain, CodebookNet):
         plain.features.centre()
-    return with_half_weights(to_onnx(plain, picture, OUTPUTS))
+    return rounded(plain) if config.round_weights else plain
+
+
+def graph_of(plain: nn.Module, config: Config) -> onnx.ModelProto:
+    """The ONNX graph of a network made `ready`, weights stored as fp16 (rounded ones: all)."""
+    height, width = config.input_size
+    picture = torch.zeros((2, int(height), int(width), 3), dtype=torch.uint8)
+    graph = to_onnx(plain, picture, OUTPUTS)
+    return with_half_weights(graph, _TINY if config.round_weights else SMALL)
 
 
 @dataclass
@@ -153,15 +161,20 @@ def normal_scores(
 
 
 def exported(run: Path, config: Config, data: Path) -> Exported:
-    """The parts of a run's model file; `data`: folder of the data sets."""
+    """The parts of a run's model file; `data`: folder of the data sets.
+
+    Where weights are rounded, the gate of parity compares with the rounded network: what the
+    rounding costs is for the benchmark to say.
+    """
     net = load_task(run, config).net
+    plain = ready(net, config)
     examples = [one.load() for one in read_examples(replace(config, repeats=()), data)]
     codes = CodeCounts(np.zeros((len(config.classes), config.codevectors), np.int64))
     return Exported(
         info=describe(config),
-        graph=graph_of(net, config),
+        graph=graph_of(plain, config),
         pictures=parity_pictures([one.image for one in examples], config.input_size),
-        network=partial(run_network, net, names=OUTPUTS),
+        network=partial(run_network, plain if config.round_weights else net, names=OUTPUTS),
         normal_scores=partial(normal_scores, examples, codes),
         facts=lambda: {'codebook_usage': codes.usage(config.classes)},
     )

@@ -108,6 +108,7 @@ class Config:
     top_k: int = 3
     temperature: float = 0.07
 
+    round_weights: bool = False  # all to fp16 before the export: a smaller file, another network
     smooth: int = 1  # side of the window over whose mean the exported score is smoothed (odd)
     evidence: float = 0.0  # temperature at which all classes explain a position (0: the best one)
     coarse: int = 0  # codevectors of the backbone's deepest map, without classes (0: none)
