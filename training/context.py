@@ -192,7 +192,12 @@ def _check(model: ModelFile, graph: onnx.ModelProto, how: Beside) -> None:
         raise ExportError(f'{model.path}: is of the method {info.method}; give one of codebook')
     if any(side % 32 or side <= 0 for side in size):
         raise ExportError(f'--size {size[0]}x{size[1]}: must be multiples of 32, as 384x768')
-    if any(one.name == _SHARE for one in graph.graph.initializer):
+    if 'coarse' in info.score_kind and not _has_context(graph):
+        raise ExportError(
+            f'{model.path}: has a coarse codebook of its own backbone, which ImageNet taught; a '
+            'second one would say the same'
+        )
+    if _has_context(graph):
         raise ExportError(f'{model.path}: has a second backbone; give the file that it was made of')
     if how.shared and size != info.input_size:
         raise ExportError('--size: blocks that are shared see the size of the model; leave it out')
@@ -200,6 +205,10 @@ def _check(model: ModelFile, graph: onnx.ModelProto, how: Beside) -> None:
         raise ExportError('--left-out and --steps: are of the blocks behind --shared N; give it')
     if any(block < how.shared for block in how.left_out):
         raise ExportError(f'--left-out: the first {how.shared} blocks are shared')
+
+
+def _has_context(graph: onnx.ModelProto) -> bool:
+    return any(one.name == _SHARE for one in graph.graph.initializer)
 
 
 def _features(how: Beside) -> str:
@@ -218,6 +227,8 @@ def _training_pictures(model: ModelFile, data: Path, how: Beside) -> StreetData:
         datasets=tuple(name for name in info.training_data if name != SAMPLE_DRIVE),
         repeats=(),
         sample_drive_pictures=0,
+        frozen_blocks=0,
+        coarse=0,
         start_blocks=how.shared,
         left_out=how.left_out,
         codevectors=info.codevectors_per_class or 0,

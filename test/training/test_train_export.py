@@ -157,7 +157,9 @@ def scalars(run: Path) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize('update', ['average', 'gradient'])
-def test_every_term_trains_and_exports(data: Path, tmp_path: Path, update: str) -> None:
+def test_every_term_trains_and_exports(
+    data: Path, tmp_path: Path, update: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = dataclasses.replace(EVERYTHING, codebook_update=update, epochs=5)
     train(config, data, tmp_path / 'run', progress=False)
     logged = scalars(tmp_path / 'run')
@@ -178,6 +180,9 @@ def test_every_term_trains_and_exports(data: Path, tmp_path: Path, update: str) 
     exported = export.export(tmp_path / 'run', tmp_path / 'all.onnx', data).path
     kind = model_file.read(exported).info.score_kind
     assert '0.40 of: the whitened distance to the nearest coarse codevector' in kind
+    beside = [str(exported), '--data', str(data), '--out', str(tmp_path / 'twice.onnx')]
+    assert context.main(beside) == 1
+    assert 'all.onnx: has a coarse codebook of its own backbone' in capsys.readouterr().err
     with Detector(DetectorConfig(exported, output_size='network')) as detector:
         detector.detect([Frame(np.zeros((60, 120, 3), np.uint8), 'bgr')])
 
