@@ -37,7 +37,7 @@ from training.data.outliers import PASTED, Paster, held_out_categories, read_cut
 from vq_anomaly_ros.replay.images_to_bag import open_source
 
 STREETS = ('camvid/val', 'idd_lite/val')
-OBJECTS = 'outlier_objects'
+OBJECTS = ('outlier_objects',)
 SHARE = 0.2
 
 
@@ -51,7 +51,7 @@ class Choice:
     """
 
     streets: Sequence[str] = STREETS
-    objects: str = OBJECTS
+    objects: Sequence[str] = OBJECTS
     share: float = SHARE
     seed: int = 0
     every: int = 1
@@ -70,8 +70,10 @@ def write_pasted(root: Path, out: Path, choice: Choice = Choice()) -> int:
     """
     if out.exists():
         raise FolderError(f'{out}: exists already; remove it or choose another folder')
-    chosen = held_out_categories(root / choice.objects, choice.share)
-    objects = [one for one in read_cut_outs(root / choice.objects) if one.category in chosen]
+    objects = []
+    for folder in (root / name for name in choice.objects):
+        chosen = held_out_categories(folder, choice.share)
+        objects += [one for one in read_cut_outs(folder) if one.category in chosen]
     paster = Paster(objects, most=3, heights=(0.03, 0.4), relight=0.5)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent) as scratch:
@@ -150,7 +152,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help='labelled splits, folders of pictures, videos; in --data, or absolute',
     )
     parser.add_argument(
-        '--objects', metavar='PATH', help='cut-outs (RGBA PNG), all of them; in --data, or absolute'
+        '--objects',
+        nargs='+',
+        metavar='PATH',
+        help='folders of cut-outs (RGBA PNG), all of them pasted; in --data, or absolute',
     )
     parser.add_argument('--share', type=float, help=f'of the categories, held out ({SHARE})')
     parser.add_argument('--seed', type=int, default=0, help='of what is pasted where')

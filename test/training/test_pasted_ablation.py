@@ -116,7 +116,8 @@ def test_other_streets_and_other_objects(
     video.release()
     blue = np.full((20, 20, 4), 255, np.uint8)
     blue[..., :3] = 255, 60, 20
-    cv2.imwrite(str(objects / 'sofa_0.png'), blue)
+    (objects / 'furniture').mkdir()
+    cv2.imwrite(str(objects / 'furniture' / 'sofa_0.png'), blue)
     streets = ['camvid/val', str(frames), str(tmp_path / 'film.avi')]
     command = ['--data', str(root), '--objects', str(objects), '--streets', *streets]
     assert pasted.main([*command, '--out', str(tmp_path / 'set')]) == 0

@@ -42,13 +42,13 @@ def category_of(name: str) -> str:
 
 
 def read_cut_outs(folder: Path, exclude: frozenset[str] = frozenset()) -> list[CutOut]:
-    """Every RGBA PNG of `folder` in order of name, without the categories in `exclude`.
+    """Every RGBA PNG of `folder` and its subfolders by path, without the categories in `exclude`.
 
     Raises OutlierError when the folder holds none, or a file is no picture with an alpha channel,
     or nothing of it is opaque.
     """
     cut_outs = []
-    for path in sorted(folder.glob('*.png')):
+    for path in sorted(folder.rglob('*.png')):
         picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if picture is None or picture.ndim != 3 or picture.shape[2] != 4:
             raise OutlierError(f'{path}: not a PNG with an alpha channel; remove it or export RGBA')
@@ -87,7 +87,7 @@ def held_out_categories(folder: Path, share: float, seed: int = 0) -> frozenset[
     share: of all categories of `folder`, 0..1; the choice is random by `seed` and the same for
     everybody who asks.
     """
-    names = sorted({category_of(path.stem) for path in folder.glob('*.png')})
+    names = sorted({category_of(path.stem) for path in folder.rglob('*.png')})
     order = np.random.default_rng(seed).permutation(len(names))
     return frozenset(names[index] for index in order[: round(share * len(names))])
 
