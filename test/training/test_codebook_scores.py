@@ -185,17 +185,19 @@ def test_coarse_novelty_is_the_nearest_of_all_codevectors() -> None:
         assert math.isclose(found[b, y, x].item(), -best, abs_tol=1e-6)
 
 
-def test_whitened_novelty_is_the_distance_to_the_nearest_in_deviations() -> None:
+def test_whitened_novelty_is_the_distance_to_the_nearest() -> None:
     torch.manual_seed(2)
     features, codes = 3 * torch.randn(2, 8, 3, 4), 3 * torch.randn(5, 8)
-    found = whitened_novelty(features, codes[:, :, None, None], torch.tensor([8.0, 1.5]))
+    found = whitened_novelty(
+        features, codes[:, :, None, None], torch.tensor(8.0), torch.tensor(1 / 6)
+    )
     for b, y, x in np.ndindex(2, 3, 4):
         one = features[b, :, y, x].double()
         nearest = min(float((one - code).norm()) for code in codes.double())
         expected = min(max((nearest - 8.0) / 6.0, -1.0), 1.0)
         assert math.isclose(found[b, y, x].item(), expected, abs_tol=1e-5)
-    typical = torch.tensor([2.0, 1.0])
-    at_a_code = whitened_novelty(codes[:1, :, None, None], codes[:, :, None, None], typical)
+    two, quarter = torch.tensor(2.0), torch.tensor(0.25)
+    at_a_code = whitened_novelty(codes[:1, :, None, None], codes[:, :, None, None], two, quarter)
     torch.testing.assert_close(at_a_code, torch.full((1, 1, 1), -0.5), atol=1e-3, rtol=0)
 
 

@@ -40,14 +40,15 @@ class CoarseCodebook(nn.Module):
     """K codevectors without classes, and how far a position of a backbone's map lies from them.
 
     Buffers, all zero until `fit`: `codes` [K, D, 1, 1]; where the distance is 'whitened', the map
-    to the whitened space, `weight` [D, D, 1, 1] and `bias` [D], and `typical` [2], the mean and the
-    deviation of the distance of what it was fitted to.
+    to the whitened space, `weight` [D, D, 1, 1] and `bias` [D], and `mean` and `scale` [] of the
+    distance: what it was fitted to has mean 0, and four of its deviations are 1.
     """
 
     codes: Tensor
     weight: Tensor
     bias: Tensor
-    typical: Tensor
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self, count: int, channels: int, distance: str) -> None:
         """Raises ValueError for a distance that is none of KINDS."""
@@ -59,14 +60,14 @@ class CoarseCodebook(nn.Module):
         if self.whitened:
             self.register_buffer('weight', torch.zeros(channels, channels, 1, 1))
             self.register_buffer('bias', torch.zeros(channels))
-            self.register_buffer('typical', torch.zeros(2))
+            self.register_buffer('mean', torch.zeros(()))
+            self.register_buffer('scale', torch.zeros(()))
 
     def forward(self, deepest: Tensor) -> Tensor:
         """How unlike every codevector: [B, D, h, w] -> [B, h, w] in [-1, 1]."""
         if self.whitened:
-            return whitened_novelty(
-                F.conv2d(deepest, self.weight, self.bias), self.codes, self.typical
-            )
+            white = F.conv2d(deepest, self.weight, self.bias)
+            return whitened_novelty(white, self.codes, self.mean, self.scale)
         return coarse_novelty(deepest, self.codes)
 
     def fit(self, features: NDArray[np.float32], seed: int) -> None:
@@ -86,7 +87,8 @@ class CoarseCodebook(nn.Module):
         self.codes.copy_(means[:, :, None, None])
         self.weight.copy_(torch.from_numpy(weight)[:, :, None, None])
         self.bias.copy_(torch.from_numpy(bias))
-        self.typical.copy_(torch.stack([distance.mean(), distance.std().clamp(min=1e-6)]))
+        self.mean.copy_(distance.mean())
+        self.scale.copy_(0.25 / distance.std().clamp(min=1e-6))
 
 
 def fitted(

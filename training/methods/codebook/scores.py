@@ -110,21 +110,19 @@ def coarse_novelty(features: Tensor, codebook: Tensor) -> Tensor:
     return -F.conv2d(unit, codebook).amax(dim=1).clamp(-1.0, 1.0)
 
 
-def whitened_novelty(features: Tensor, codebook: Tensor, typical: Tensor) -> Tensor:
-    """How much farther than is typical a whitened position lies from the nearest codevector.
+def whitened_novelty(features: Tensor, codebook: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """(min_k |f - e_k| - mean) * scale: how far a whitened position lies from the nearest code.
 
-    (min_k |f - e_k| - mean) / (4 deviation), clamped to [-1, 1], so that 1 is four deviations
-    beyond the mean. With whitened features the distance is Mahalanobis' to the nearest of K
-    Gaussians of one covariance (Lee et al. 2018 give each class one); lengths count, unlike in
-    `coarse_novelty`: a deepest map is long where ImageNet's things are.
+    With whitened features the distance is Mahalanobis' to the nearest of K Gaussians of one
+    covariance (Lee et al. 2018 give each class one); lengths count, unlike in `coarse_novelty`: a
+    deepest map is long where ImageNet's things are.
 
-    features: [B, E, h, w]; codebook: [K, E, 1, 1]; typical: mean and deviation of the distance on
-    normal pictures, [2] -> [B, h, w].
+    features: [B, E, h, w]; codebook: [K, E, 1, 1]; mean, scale: [] -> [B, h, w], clamped to -1..1.
     """
     half = 0.5 * (codebook * codebook).sum(dim=1).flatten()
     nearest = F.conv2d(features, codebook, -half).amax(dim=1)  # f e - |e|^2 / 2
     squared = (features * features).sum(dim=1) - 2.0 * nearest
-    return ((squared.clamp(min=0.0).sqrt() - typical[0]) / (4.0 * typical[1])).clamp(-1.0, 1.0)
+    return ((squared.clamp(min=0.0).sqrt() - mean) * scale).clamp(-1.0, 1.0)
 
 
 def with_coarse(anomaly: Tensor, novelty: Tensor, share: float) -> Tensor:
