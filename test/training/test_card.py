@@ -58,7 +58,7 @@ def test_the_page_of_the_method_says_what_the_rows_of_the_studies_say(study: str
     assert f'<!-- {study} -->\n{table}' in (ROOT / 'docs/codebook.md').read_text()
 
 
-@pytest.mark.parametrize('name', ['void', 'context', 'shared'])
+@pytest.mark.parametrize('name', ['void', 'context', 'shared', 'unseen'])
 def test_the_page_of_the_method_says_what_the_rows_of_the_benchmark_say(name: str) -> None:
     rows = json.loads((ROOT / f'docs/benchmarks/{name}.json').read_text())
     page = (ROOT / 'docs/codebook.md').read_text()
