@@ -322,7 +322,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add('--model', nargs='+', default=['street', 'street-small'], help='files or shipped names')
+    add(
+        '--model',
+        nargs='+',
+        default=['street', 'street-general', 'street-small'],
+        help='files or shipped names',
+    )
     add('--data', type=Path, required=True, help='folder of the data sets')
     add('--precision', nargs='+', choices=list(AP_LIMITS), default=list(AP_LIMITS))
     add('--size', type=frame_size, default=(720, 1280), metavar='HxW', help='of the camera')

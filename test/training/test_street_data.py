@@ -245,7 +245,7 @@ def test_ids_that_are_no_class_and_other_sizes_are_named(tmp_path: Path) -> None
 
 def test_cut_outs_need_alpha_and_can_leave_categories_out(tmp_path: Path) -> None:
     write_png(tmp_path / 'hot_dog_0001.png', np.full((4, 4, 4), 200, np.uint8))
-    write_png(tmp_path / 'cat_0002.png', np.full((4, 4, 4), 100, np.uint8))
+    write_png(tmp_path / 'cat_0002.png', np.full((4, 4, 4), 150, np.uint8))
     assert [c.category for c in read_cut_outs(tmp_path)] == ['cat', 'hot_dog']
     assert [c.name for c in read_cut_outs(tmp_path, frozenset({'cat'}))] == ['hot_dog_0001']
     write_png(tmp_path / 'dog_0003.png', np.zeros((4, 4, 3), np.uint8))
