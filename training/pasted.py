@@ -33,7 +33,7 @@ from training.data.folders import (
     load_image,
     read_segmentation_folder,
 )
-from training.data.outliers import PASTED, Paster, held_out_categories, read_cut_outs
+from training.data.outliers import PASTED, OutlierError, Paster, held_out_categories, read_cut_outs
 from vq_anomaly_ros.replay.images_to_bag import open_source
 
 STREETS = ('camvid/val', 'idd_lite/val')
@@ -74,6 +74,8 @@ def write_pasted(root: Path, out: Path, choice: Choice = Choice()) -> int:
     for folder in (root / name for name in choice.objects):
         chosen = held_out_categories(folder, choice.share)
         objects += [one for one in read_cut_outs(folder) if one.category in chosen]
+    if not objects:
+        raise OutlierError(f'--share {choice.share:g}: holds back no category; give a larger one')
     paster = Paster(objects, most=3, heights=(0.03, 0.4), relight=0.5)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{out.name}.', dir=out.parent) as scratch:

@@ -143,6 +143,7 @@ def test_other_streets_and_other_objects(
         (['--objects', 'camvid/val/images'], 'not a PNG with an alpha channel'),
         (['--objects', 'glass'], 'glass/pane_0.png: no pixel of it is opaque'),
         (['--every', '0'], 'every is 0'),
+        (['--share', '0'], '--share 0: holds back no category'),
     ],
 )
 def test_what_cannot_be_pasted_is_named(
