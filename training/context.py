@@ -146,7 +146,7 @@ class Beside:
     size: tuple[int, int]  # (h, w) of its input, multiples of 32
     share: float  # of the score, 0..1
     count: int  # coarse codevectors
-    distance: str = 'whitened'  # to the nearest of them, or 'cosine'
+    distance: str = 'cosine'  # to the nearest of them, or 'whitened'
     shared: int = 0  # blocks that are the model's (0: none)
     left_out: tuple[int, ...] = ()  # blocks behind them that are left out
     steps: int = 0  # in which the blocks behind them learn what ImageNet's weights give
@@ -166,7 +166,7 @@ def with_context(model: ModelFile, data: Path, how: Beside) -> Exported:
     backbone = _backbone(model, pictures, how)
     codebook = CoarseCodebook(how.count, backbone.channels[-1], how.distance)
     shown, seed = pictures.some(coarse.PICTURES), pictures.config.seed
-    coarse.fitted(codebook, backbone, shown, how.size, seed)
+    coarse.fit(codebook, backbone, shown, how.size, seed)
     context = Context(backbone, codebook, how.size, info.map_size).eval()
     examples = [one.load() for one in pictures.examples]
     seen = f'{coarse.KINDS[how.distance]}, of {_features(how)}'
@@ -192,12 +192,13 @@ def _check(model: ModelFile, graph: onnx.ModelProto, how: Beside) -> None:
         raise ExportError(f'{model.path}: is of the method {info.method}; give one of codebook')
     if any(side % 32 or side <= 0 for side in size):
         raise ExportError(f'--size {size[0]}x{size[1]}: must be multiples of 32, as 384x768')
-    if 'coarse' in info.score_kind and not _has_context(graph):
+    names = {one.name for one in graph.graph.initializer}
+    if any(name.startswith('coarse') for name in names):
         raise ExportError(
             f'{model.path}: has a coarse codebook of its own backbone, which ImageNet taught; a '
             'second one would say the same'
         )
-    if _has_context(graph):
+    if _SHARE in names:
         raise ExportError(f'{model.path}: has a second backbone; give the file that it was made of')
     if how.shared and size != info.input_size:
         raise ExportError('--size: blocks that are shared see the size of the model; leave it out')
@@ -205,10 +206,6 @@ def _check(model: ModelFile, graph: onnx.ModelProto, how: Beside) -> None:
         raise ExportError('--left-out and --steps: are of the blocks behind --shared N; give it')
     if any(block < how.shared for block in how.left_out):
         raise ExportError(f'--left-out: the first {how.shared} blocks are shared')
-
-
-def _has_context(graph: onnx.ModelProto) -> bool:
-    return any(one.name == _SHARE for one in graph.graph.initializer)
 
 
 def _features(how: Beside) -> str:
@@ -227,8 +224,6 @@ def _training_pictures(model: ModelFile, data: Path, how: Beside) -> StreetData:
         datasets=tuple(name for name in info.training_data if name != SAMPLE_DRIVE),
         repeats=(),
         sample_drive_pictures=0,
-        frozen_blocks=0,
-        coarse=0,
         start_blocks=how.shared,
         left_out=how.left_out,
         codevectors=info.codevectors_per_class or 0,
@@ -323,7 +318,7 @@ def _parser() -> argparse.ArgumentParser:
     add('--size', type=frame_size, metavar='HxW', help=size_help)
     add('--share', type=float, default=0.3, help='of the second backbone in the score (0..1)')
     add('--count', type=int, default=200, help='coarse codevectors')
-    add('--distance', choices=coarse.KINDS, default='whitened', help='to the nearest of them')
+    add('--distance', choices=coarse.KINDS, default='cosine', help='to the nearest of them')
     add('--shared', type=int, default=0, metavar='N', help='blocks that both backbones share')
     left_out = 'blocks behind the shared ones that are left out, as 12,13'
     add('--left-out', type=_numbers, default=(), metavar='N,N', help=left_out)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -112,13 +113,16 @@ def rounded(net: nn.Module) -> nn.Module:
     with torch.no_grad():
         for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
             if tensor.dtype == torch.float32:
-                half = tensor.half()
-                if not half.isfinite().all():
-                    raise ExportError(
-                        f'weight {name} has values up to {tensor.abs().max():.3g}, beyond fp16'
-                    )
-                tensor.copy_(half)
+                tensor.copy_(torch.from_numpy(_half(name, tensor.detach().numpy())))
     return net
+
+
+def _half(name: str, values: NDArray[np.float32]) -> NDArray[np.float16]:
+    with np.errstate(over='ignore'):
+        half = values.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise ExportError(f'weight {name} has values up to {np.abs(values).max():.3g}, beyond fp16')
+    return half
 
 
 def with_half_weights(model: onnx.ModelProto, small: int = SMALL) -> onnx.ModelProto:
@@ -134,13 +138,8 @@ def with_half_weights(model: onnx.ModelProto, small: int = SMALL) -> onnx.ModelP
         values = numpy_helper.to_array(tensor)
         if values.dtype != np.float32 or values.size <= small:
             continue
-        with np.errstate(over='ignore'):
-            half = values.astype(np.float16)
-        if not np.isfinite(half).all():
-            raise ExportError(
-                f'weight {tensor.name} has values up to {np.abs(values).max():.3g}, beyond fp16'
-            )
         name = tensor.name
+        half = _half(name, values)
         tensor.CopyFrom(numpy_helper.from_array(half, f'{name}_half'))
         casts.append(helper.make_node('Cast', [f'{name}_half'], [name], to=TensorProto.FLOAT))
     nodes = [*casts, *result.graph.node]

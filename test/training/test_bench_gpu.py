@@ -91,25 +91,24 @@ def test_without_a_gpu_one_sentence_says_so(tiny_model: Path, capsys: Any) -> No
     assert 'there is no GPU to measure' in said and 'Traceback' not in said
 
 
-def test_torch_says_what_the_gpu_graph_says(picture: Any) -> None:
+@pytest.mark.parametrize('name', ['street-small', 'street-general'])
+def test_torch_says_what_the_gpu_graph_says(picture: Any, name: str) -> None:
     ort = pytest.importorskip('onnxruntime')
-    path = Path(__file__).resolve().parents[2] / 'models' / 'street-small.onnx'
+    path = Path(__file__).resolve().parents[2] / 'models' / f'{name}.onnx'
     model = model_file.read(path)
     outputs = ['score', 'labels', 'camera_labels']
-    net = CameraNet(
-        network_of(path, read_config('street-small', [])), model.info.input_size, SIZE, outputs
-    )
+    net = CameraNet(network_of(path, read_config(name, [])), model.info.input_size, SIZE, outputs)
     frames = np.stack([picture(0, *SIZE)])
     graph = gpu_graph.derive(model, SIZE, 1, outputs)
     expected = ort.InferenceSession(graph.SerializeToString()).run(outputs, {'frames': frames})
     with torch.inference_mode():
         found = net(torch.from_numpy(frames))
-    for name, one, other in zip(outputs, found, expected, strict=True):
+    for output, one, other in zip(outputs, found, expected, strict=True):
         assert tuple(one.shape) == other.shape
-        if name == 'score':
+        if output == 'score':
             assert np.abs(one.numpy() - other).max() < 5e-3
         else:
-            assert np.mean(one.numpy() == other) > 0.998, name
+            assert np.mean(one.numpy() == other) > 0.998, output
     with pytest.raises(ValueError, match='gives no output camera_score'):
         CameraNet(net.net, model.info.input_size, SIZE, ['camera_score'])
 

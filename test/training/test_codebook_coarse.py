@@ -44,7 +44,7 @@ def test_void_is_not_what_a_coarse_codebook_is_fitted_to() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
     for distance in coarse.KINDS:
         codebook = coarse.CoarseCodebook(3, 112, distance)
-        coarse.fitted(codebook, backbone, [example], (64, 128), seed=1)
+        coarse.fit(codebook, backbone, [example], (64, 128), seed=1)
         expected_codebook = coarse.CoarseCodebook(3, 112, distance)
         expected_codebook.fit(found, seed=1)
         for name, value in codebook.state_dict().items():

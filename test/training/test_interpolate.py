@@ -91,7 +91,7 @@ def test_coarse_codevectors_are_those_of_the_backbone_between() -> None:
 
     one.fit_coarse(Pictures(one.config, Path()), one.net.backbone)
     expected = coarse.CoarseCodebook(3, 112, one.config.coarse_distance)
-    coarse.fitted(expected, one.net.backbone, [example], (64, 96), one.config.seed)
+    coarse.fit(expected, one.net.backbone, [example], (64, 96), one.config.seed)
     assert one.net.coarse is not None
     torch.testing.assert_close(one.net.coarse.state_dict(), expected.state_dict())
     assert expected.codes.any()

@@ -288,7 +288,7 @@ def test_a_backbone_that_learns_remembers(data: Path, tmp_path: Path) -> None:
     assert torch.equal(state[f'net.backbone.{name}'], imagenet.state_dict()[name])
     examples = read_street(data / 'streets', CAMVID_CLASSES)
     codebook = coarse.CoarseCodebook(3, 112, config.coarse_distance)
-    coarse.fitted(codebook, imagenet, list(examples), config.input_size, config.seed)
+    coarse.fit(codebook, imagenet, list(examples), config.input_size, config.seed)
     found = {name: state[f'net.coarse.{name}'] for name in codebook.state_dict()}
     torch.testing.assert_close(found, codebook.state_dict(), msg='of what is remembered')
 

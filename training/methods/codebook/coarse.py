@@ -91,21 +91,20 @@ class CoarseCodebook(nn.Module):
         self.scale.copy_(0.25 / distance.std().clamp(min=1e-6))
 
 
-def fitted(
+def fit(
     codebook: CoarseCodebook,
     backbone: EfficientNetLite,
     examples: Iterable[Example | StoredExample],
     size: Sequence[int],
     seed: int,
-) -> CoarseCodebook:
-    """The codebook, fitted to the labelled positions of pictures stretched to (h, w).
+) -> None:
+    """Fit the codebook to the labelled positions of pictures stretched to (h, w).
 
     As its `fit`; the backbone is left in evaluation mode.
     """
     shown = track(examples, 'fitting coarse codevectors')
     features = backbone_features(backbone.eval(), shown, size, len(backbone.strides) - 1)
     codebook.fit(features, seed)
-    return codebook
 
 
 def whitening(features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

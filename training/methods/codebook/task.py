@@ -381,7 +381,7 @@ class CodebookTask(lightning.LightningModule):
         config, codebook = self.config, self.net.coarse
         if codebook is not None:
             pictures = data.some(coarse.PICTURES)
-            coarse.fitted(codebook, backbone, pictures, config.input_size, config.seed)
+            coarse.fit(codebook, backbone, pictures, config.input_size, config.seed)
 
     def terms(self, likelihood: Likelihood, labels: Tensor) -> dict[str, Tensor]:
         """The weighted terms of the objective by name."""
